@@ -1,0 +1,191 @@
+"""The site's configuration: one TOML file, then `URBANSOUND_SECTION__KEY` from the environment.
+
+In: a path and an environment. Out: a frozen `Config`. Unknown keys are refused with the nearest known one.
+Every key is described in `config/agent.toml`. Read once, at start, on the main thread.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+
+from agent.errors import ConfigError
+from agent.model_card import CardPart, EventNumbers, first_problem
+
+ENVIRONMENT_PREFIX = "URBANSOUND_"
+
+Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class NodeConfig(CardPart):
+    """Who this sensor is."""
+
+    id: Identifier = "node"
+    source: Identifier = "street"
+
+
+class AudioConfig(CardPart):
+    """The microphone."""
+
+    device: str | int | None = None
+    sample_rate_hz: Annotated[int, Field(ge=8_000, le=192_000)] | None = None
+    channel: Annotated[int, Field(ge=1, le=64)] | Literal["mix"] = "mix"
+    channels: Annotated[int, Field(ge=1, le=64)] | None = None
+    ring_s: Annotated[float, Field(ge=2.0, le=120.0)] = 10.0
+
+    @model_validator(mode="after")
+    def _channel_exists(self) -> Self:
+        if isinstance(self.channel, int) and self.channels is not None and self.channel > self.channels:
+            raise ValueError(f"channel = {self.channel}, expected at most channels = {self.channels}")
+        return self
+
+
+class ModelConfig(CardPart):
+    """The model folder."""
+
+    path: Path | None = None
+
+
+class InferenceConfig(CardPart):
+    """How often and with what the network runs."""
+
+    window_hop_s: Annotated[float, Field(gt=0.0, le=10.0)] = 0.1
+    num_threads: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class EventsConfig(CardPart):
+    """Overrides of the model's event numbers."""
+
+    span_s: Annotated[float, Field(gt=0.0, le=60.0)] | None = None
+    update_interval_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 10.0
+    default: EventNumbers = EventNumbers()
+    classes: dict[str, EventNumbers] = Field(default_factory=dict)
+
+
+class TlsConfig(CardPart):
+    """Encryption, and who is who."""
+
+    enabled: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file: expected both or neither")
+        return self
+
+
+class MqttConfig(CardPart):
+    """The broker."""
+
+    enabled: bool = True
+    host: Annotated[str, Field(min_length=1)] = "localhost"
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    protocol: Literal["5", "3.1.1"] = "5"
+    prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_/-]*$")] = "urbansound"
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
+    tls: TlsConfig = TlsConfig()
+
+    @property
+    def effective_port(self) -> int:
+        """The port, or the protocol's own: 8883 with TLS, 1883 without."""
+        return self.port or (8883 if self.tls.enabled else 1883)
+
+
+class SpoolConfig(CardPart):
+    """The outbox on disk."""
+
+    path: Path = Path("/var/lib/urbansound/spool.sqlite")
+    max_messages: Annotated[int, Field(ge=100, le=100_000_000)] = 1_000_000
+
+
+class LogConfig(CardPart):
+    """What goes to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(CardPart):
+    """The whole configuration."""
+
+    node: NodeConfig = NodeConfig()
+    audio: AudioConfig = AudioConfig()
+    model: ModelConfig = ModelConfig()
+    inference: InferenceConfig = InferenceConfig()
+    events: EventsConfig = EventsConfig()
+    mqtt: MqttConfig = MqttConfig()
+    spool: SpoolConfig = SpoolConfig()
+    log: LogConfig = LogConfig()
+
+
+def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
+    """Read the file, lay the environment over it, check the whole.
+
+    Args:
+        path: the TOML file; None for defaults and environment alone.
+        environment: `URBANSOUND_SECTION__KEY` (sections of sections by further `__`) wins over the file; other names
+            are not looked at. Values are read as TOML, and as plain text where they are not TOML.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key, a wrong type, a value out of its range.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"configuration {path}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"configuration {path}: not TOML ({error})") from error
+    where = str(path) if path is not None else "configuration"
+    _lay_over(data, environment)
+    _refuse_unknown_keys(data, Config, where)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {first_problem(error)}") from error
+
+
+def _lay_over(data: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for name in sorted(environment):
+        if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
+            continue
+        *sections, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        place = data
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"environment {name}: {section} is a value in the file, expected a section")
+        place[key] = _toml_value(environment[name])
+
+
+def _toml_value(text: str) -> Any:  # noqa: ANN401  any TOML type
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _refuse_unknown_keys(data: Mapping[str, Any], model: type[BaseModel], where: str, section: str = "") -> None:
+    """Find the unknown key before pydantic does: it can say which key was meant."""
+    for key, value in data.items():
+        field = model.model_fields.get(key)
+        name = f"{section}{key}"
+        if field is None:
+            near = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.5)
+            hint = f", did you mean {section}{near[0]}?" if near else f", expected one of {sorted(model.model_fields)}"
+            raise ConfigError(f"{where}: unknown key {name}{hint}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and isinstance(value, dict):
+            _refuse_unknown_keys(value, field.annotation, where, f"{name}.")
+        elif name == "events.classes" and isinstance(value, dict):
+            for label, numbers in value.items():
+                if isinstance(numbers, dict):
+                    _refuse_unknown_keys(numbers, EventNumbers, where, f"{name}.{label}.")

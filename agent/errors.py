@@ -1,0 +1,62 @@
+"""What stops the agent, drawn as a tree. Each error knows its exit code.
+
+    AgentError                1   anything unexpected
+    ├── UsageError            2   the command line asks for what cannot be
+    ├── DeviceError          69   the microphone cannot be opened or has gone
+    ├── BrokerError          69   the MQTT broker refuses, where that is fatal (`watch`)
+    ├── RecordingError       74   a recording cannot be read (`replay`, `classify`: 3, some files failed)
+    ├── SpoolError           74   the outbox on disk cannot be written
+    ├── ConfigError          78   the configuration is wrong; systemd must not restart
+    └── ModelError           78   the model folder is not what its card says
+
+A message names the thing, the value and what was expected. Expected trouble (a gap, a broker that is away for a
+while) is not here: it is a value that is counted.
+"""
+
+
+class AgentError(Exception):
+    """Stops the agent; `str(error)` is one line for a person."""
+
+    exit_code = 1
+
+
+class UsageError(AgentError):
+    """The command line asks for what cannot be."""
+
+    exit_code = 2
+
+
+class DeviceError(AgentError):
+    """The microphone cannot be opened, or has gone."""
+
+    exit_code = 69
+
+
+class BrokerError(AgentError):
+    """The MQTT broker cannot be reached or refuses, where that is fatal."""
+
+    exit_code = 69
+
+
+class RecordingError(AgentError):
+    """A recording cannot be read."""
+
+    exit_code = 74
+
+
+class SpoolError(AgentError):
+    """The outbox on disk cannot be opened or written."""
+
+    exit_code = 74
+
+
+class ConfigError(AgentError):
+    """The configuration is wrong."""
+
+    exit_code = 78
+
+
+class ModelError(AgentError):
+    """The model folder is not what its card says."""
+
+    exit_code = 78

@@ -1,0 +1,221 @@
+"""Front end: samples at the capture rate become log-mel windows at the model's rate, statefully.
+
+In: `AudioBlock`s of any length. Out: `Window`s, one each `window_hop_s`. Called on the pipeline thread, by `replay`
+and by `model_export`: there is one front end.
+
+The work is done in steps of one fixed size, whatever the size of the blocks, and each STFT frame is computed once:
+so the windows are the same to the last bit, however the sound card slices the sound.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from scipy import fft
+
+from agent.errors import ConfigError
+from agent.model_card import FrontEndNumbers
+from agent.values import AudioBlock, FloatArray, Window
+
+STEPS_PER_S = 10  # resampling and STFT work in steps of a tenth of a second
+
+
+def mel_filters(numbers: FrontEndNumbers) -> NDArray[np.float64]:
+    """Triangular mel filters with peak 1, so that a full-scale sine in a band's centre reads 0 dB.
+
+    Returns:
+        float64 (n_bins, n_mels), n_bins = fft_length / 2 + 1.
+
+    Source: librosa.filters.mel's construction (edges equally spaced in mel), without its area normalization.
+    """
+    bin_hz = np.fft.rfftfreq(numbers.fft_length, 1.0 / numbers.sample_rate_hz)  # (n_bins,)
+    to_mel, to_hz = _MEL_SCALES[numbers.mel_scale]
+    edges_mel = np.linspace(
+        to_mel(np.float64(numbers.mel_min_hz)), to_mel(np.float64(numbers.mel_max_hz)), numbers.n_mels + 2
+    )
+    edges_hz = to_hz(edges_mel)  # (n_mels + 2,)
+    rising = (bin_hz[:, None] - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])  # (n_bins, n_mels)
+    falling = (edges_hz[2:] - bin_hz[:, None]) / (edges_hz[2:] - edges_hz[1:-1])  # (n_bins, n_mels)
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+def _htk_mel(hz: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    return np.asarray(2595.0 * np.log10(1.0 + hz / 700.0))
+
+
+def _htk_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
+
+
+def _slaney_mel(hz: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    return np.where(hz < 1000.0, 3.0 * hz / 200.0, 15.0 + 27.0 * np.log(np.maximum(hz, 1.0) / 1000.0) / np.log(6.4))
+
+
+def _slaney_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(mel < 15.0, 200.0 * mel / 3.0, 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
+
+
+_MEL_SCALES = {"htk": (_htk_mel, _htk_hz), "slaney": (_slaney_mel, _slaney_hz)}
+
+
+class LogMel:
+    """Samples at the model's rate to log-mel frames; stateless.
+
+    The level is 10·log10 of the mel power relative to a full-scale sine, clipped to the card's range.
+    """
+
+    def __init__(self, numbers: FrontEndNumbers) -> None:
+        taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(numbers.taper_length_samples) / numbers.taper_length_samples)
+        self._numbers = numbers
+        # A sine of amplitude 1 has |X| = sum(taper) / 2 in its bin: scaled to 1.
+        self._taper = (taper * 2.0 / taper.sum()).astype(np.float32)
+        self._filters = mel_filters(numbers).astype(np.float32)
+        self._floor = np.float32(10.0 ** (numbers.level_min_db / 10.0))
+        self._ceiling = np.float32(10.0 ** (numbers.level_max_db / 10.0))
+
+    def frames(self, samples: FloatArray) -> FloatArray:
+        """Log-mel of every frame that lies wholly inside the samples.
+
+        Args:
+            samples: float32 (n,), in [-1, 1].
+
+        Returns:
+            float32 (n_frames, n_mels), decibels relative to a full-scale sine.
+        """
+        if len(samples) < self._numbers.taper_length_samples:
+            return np.empty((0, self._numbers.n_mels), np.float32)
+        slices = np.lib.stride_tricks.sliding_window_view(samples, self._numbers.taper_length_samples)
+        tapered = slices[:: self._numbers.hop_length_samples] * self._taper  # (n_frames, taper)
+        spectra = fft.rfft(tapered, n=self._numbers.fft_length)  # (n_frames, n_bins)
+        power = spectra.real**2 + spectra.imag**2
+        mel_power = power @ self._filters  # (n_frames, n_mels)
+        np.clip(mel_power, self._floor, self._ceiling, out=mel_power)
+        log_mel: FloatArray = np.float32(10.0) * np.log10(mel_power)
+        return log_mel
+
+
+class FrontEnd:
+    """Samples of any rate and block size to log-mel windows.
+
+    Args:
+        numbers: the front-end part of the model's card.
+        capture_rate_hz: rate of the samples that are pushed.
+        window_hop_s: from one window to the next; a whole number of frames.
+
+    Raises:
+        ConfigError: the window hop is not a whole number of frames, or longer than the window.
+    """
+
+    def __init__(self, numbers: FrontEndNumbers, *, capture_rate_hz: int, window_hop_s: float) -> None:
+        frame_hop_s = numbers.hop_length_samples / numbers.sample_rate_hz
+        self._frames_per_hop = round(window_hop_s / frame_hop_s)
+        if self._frames_per_hop < 1 or abs(self._frames_per_hop * frame_hop_s - window_hop_s) > 1e-9:
+            raise ConfigError(
+                f"inference.window_hop_s = {window_hop_s}: expected a multiple of the model's frame hop, "
+                f"{frame_hop_s} s"
+            )
+        if window_hop_s > numbers.window_s:
+            raise ConfigError(
+                f"inference.window_hop_s = {window_hop_s}: expected at most the model's window, {numbers.window_s} s"
+            )
+        self._numbers = numbers
+        self._capture_rate_hz = capture_rate_hz
+        self._log_mel = LogMel(numbers)
+        self._capture_step = max(1, capture_rate_hz // STEPS_PER_S)
+        frames_per_step = max(1, numbers.sample_rate_hz // STEPS_PER_S // numbers.hop_length_samples)
+        self._model_step = frames_per_step * numbers.hop_length_samples
+        self._resampler: soxr.ResampleStream | None = None
+        if capture_rate_hz != numbers.sample_rate_hz:
+            self._resampler = soxr.ResampleStream(
+                capture_rate_hz, numbers.sample_rate_hz, num_channels=1, dtype="float32", quality="HQ"
+            )
+        self._waiting: list[FloatArray] = []  # at the capture rate, less than one step
+        self._samples: FloatArray  # at the model's rate, from the next frame's first sample on
+        self._frames: FloatArray  # from the next window's first frame on
+        self._origin = 0
+        self.reset()
+
+    @property
+    def window_length(self) -> int:
+        """Samples at the capture rate that one window covers."""
+        return self._at_capture_rate(self._numbers.window_length_samples)
+
+    def push(self, block: AudioBlock) -> Iterator[Window]:
+        """Take a block; give the windows that are complete with it."""
+        if self._n_pushed == 0:
+            self._origin = block.first_sample
+        self._n_pushed += len(block.samples)
+        self._waiting.append(block.samples)
+        self._n_waiting += len(block.samples)
+        if self._n_waiting < self._capture_step:
+            return
+        waiting = np.concatenate(self._waiting)
+        n_steps = len(waiting) // self._capture_step
+        rest = waiting[n_steps * self._capture_step :].copy()
+        self._waiting, self._n_waiting = [rest], len(rest)
+        for step in range(n_steps):
+            chunk = waiting[step * self._capture_step : (step + 1) * self._capture_step]
+            self._take(self._resampled(chunk, last=False))
+            yield from self._windows()
+
+    def flush(self) -> Iterator[Window]:
+        """The stream has ended: give what is still inside.
+
+        A stream shorter than one window is padded with silence at its end and gives one window.
+        """
+        rest = np.concatenate(self._waiting) if self._waiting else np.empty(0, np.float32)
+        self._waiting, self._n_waiting = [], 0
+        if self._n_pushed == 0:
+            return
+        self._take(self._resampled(rest, last=True))
+        self._compute_frames(self._samples)
+        yield from self._windows()
+        if self._n_windows == 0:
+            missing = self._numbers.window_length_samples - self._n_model_samples
+            self._take(np.zeros(missing + self._model_step, np.float32))
+            first = next(self._windows())
+            yield Window(first.log_mel, first.first_sample, self._n_pushed)
+
+    def reset(self) -> None:
+        """There is a gap: forget the past. The next block says where the stream goes on."""
+        if self._resampler is not None:
+            self._resampler.clear()
+        self._n_pushed = 0  # samples at the capture rate since the reset
+        self._waiting = []
+        self._n_waiting = 0
+        self._n_model_samples = 0
+        self._samples = np.empty(0, np.float32)
+        self._frames = np.empty((0, self._numbers.n_mels), np.float32)
+        self._n_windows = 0
+
+    def _resampled(self, samples: FloatArray, *, last: bool) -> FloatArray:
+        if self._resampler is None:
+            return samples
+        resampled: FloatArray = self._resampler.resample_chunk(samples, last=last)
+        return resampled
+
+    def _take(self, samples: FloatArray) -> None:
+        """Append samples at the model's rate; compute the frames of all whole steps."""
+        self._n_model_samples += len(samples)
+        self._samples = np.concatenate((self._samples, samples))
+        overlap = self._numbers.taper_length_samples - self._numbers.hop_length_samples
+        while len(self._samples) >= overlap + self._model_step:
+            self._compute_frames(self._samples[: overlap + self._model_step])
+
+    def _compute_frames(self, samples: FloatArray) -> None:
+        frames = self._log_mel.frames(samples)
+        self._frames = np.concatenate((self._frames, frames))
+        self._samples = self._samples[len(frames) * self._numbers.hop_length_samples :]
+
+    def _windows(self) -> Iterator[Window]:
+        while len(self._frames) >= self._numbers.n_frames:
+            log_mel = self._frames[: self._numbers.n_frames].copy()
+            log_mel.flags.writeable = False
+            first_model_sample = self._n_windows * self._frames_per_hop * self._numbers.hop_length_samples
+            self._n_windows += 1
+            self._frames = self._frames[self._frames_per_hop :]
+            yield Window(log_mel, self._origin + self._at_capture_rate(first_model_sample), self.window_length)
+
+    def _at_capture_rate(self, model_samples: int) -> int:
+        return round(model_samples * self._capture_rate_hz / self._numbers.sample_rate_hz)

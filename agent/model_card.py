@@ -1,0 +1,268 @@
+"""A model folder: `model.json`, the `.tflite` files it names, and `MODEL_CARD.md`.
+
+In: the folder. Out: a `ModelFolder` whose files have the hashes that the card promises. What is inside the
+`.tflite` files (shapes, types, quantization) is held against the card in `inference`, which owns LiteRT.
+Called once, at start, on the main thread.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agent.errors import ConfigError, ModelError
+from agent.values import EventRule
+
+CARD_NAME = "model.json"
+DEFAULT_MODEL = Path(__file__).parent / "models"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class CardPart(BaseModel):
+    """A part of the card or the configuration: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FrontEndNumbers(CardPart):
+    """Everything that decides the log-mel numbers. The same in training and on the node.
+
+    Frames lie wholly inside the window: nothing is padded, so streaming and one-shot are equal. Levels are decibels
+    relative to a full-scale sine (a fixed reference, not each window's maximum), clipped to the given range.
+    """
+
+    sample_rate_hz: Annotated[int, Field(ge=4_000, le=192_000)]
+    window_length_samples: Annotated[int, Field(ge=1)]
+    hop_length_samples: Annotated[int, Field(ge=1)]
+    taper_length_samples: Annotated[int, Field(ge=2)]
+    fft_length: Annotated[int, Field(ge=2)]
+    n_mels: Annotated[int, Field(ge=1, le=1024)]
+    mel_min_hz: Annotated[float, Field(ge=0.0)]
+    mel_max_hz: Annotated[float, Field(gt=0.0)]
+    mel_scale: Literal["htk", "slaney"]
+    level_min_db: float
+    level_max_db: float
+
+    @property
+    def n_frames(self) -> int:
+        """Frames in one window."""
+        return 1 + (self.window_length_samples - self.taper_length_samples) // self.hop_length_samples
+
+    @property
+    def window_s(self) -> float:
+        """Length of one window in seconds."""
+        return self.window_length_samples / self.sample_rate_hz
+
+    @model_validator(mode="after")
+    def _numbers_fit_each_other(self) -> Self:
+        if self.taper_length_samples > self.window_length_samples:
+            raise ValueError(
+                f"taper_length_samples = {self.taper_length_samples}, expected at most "
+                f"window_length_samples = {self.window_length_samples}"
+            )
+        if self.fft_length < self.taper_length_samples:
+            raise ValueError(
+                f"fft_length = {self.fft_length}, expected at least taper_length_samples = {self.taper_length_samples}"
+            )
+        if not self.mel_min_hz < self.mel_max_hz <= self.sample_rate_hz / 2:
+            raise ValueError(
+                f"mel range {self.mel_min_hz} to {self.mel_max_hz} Hz, expected rising and at most "
+                f"{self.sample_rate_hz / 2} Hz"
+            )
+        if self.level_min_db >= self.level_max_db:
+            raise ValueError(f"level_min_db = {self.level_min_db}, expected below level_max_db = {self.level_max_db}")
+        return self
+
+
+class TensorCard(CardPart):
+    """One input or output of a network."""
+
+    shape: tuple[int, ...]
+    dtype: Literal["int8"]
+    scale: Annotated[float, Field(gt=0.0)]
+    zero_point: Annotated[int, Field(ge=-128, le=127)]
+
+
+class NetworkCard(CardPart):
+    """One `.tflite` file."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.tflite$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    input: TensorCard
+    output: TensorCard
+
+
+class EventNumbers(CardPart):
+    """When a class counts as an event; what is not set is taken from the next wider scope (`EventRule`)."""
+
+    on: Fraction | None = None
+    off: Fraction | None = None
+    min_duration_s: Annotated[float, Field(ge=0.0, le=3600.0)] | None = None
+    merge_gap_s: Annotated[float, Field(ge=0.0, le=3600.0)] | None = None
+    max_duration_s: Annotated[float, Field(ge=1.0, le=86_400.0)] | None = None
+
+
+class EventCard(CardPart):
+    """How windows are summed, and when a sum is an event.
+
+    Attributes:
+        span_s: likelihoods are summed over the windows that begin within this many seconds.
+        onset_response_s: how much of a beginning sound a window holds when its likelihood has risen half-way.
+        offset_response_s: how much of an ending sound a window still holds when its likelihood has fallen half-way.
+        default: for every class.
+        classes: what is different for one class.
+    """
+
+    span_s: Seconds
+    onset_response_s: Annotated[float, Field(ge=0.0)]
+    offset_response_s: Annotated[float, Field(ge=0.0)]
+    default: EventNumbers
+    classes: dict[str, EventNumbers] = Field(default_factory=dict)
+
+
+class ModelCard(CardPart):
+    """`model.json`: what the networks expect, what they answer, and how to judge it."""
+
+    schema_name: Annotated[Literal["urbansound.model/1"], Field(alias="schema")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    version: str
+    licence: str
+    description: str
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    background_label: str | None
+    front_end: FrontEndNumbers
+    embedding: NetworkCard
+    classifier: NetworkCard
+    events: EventCard
+
+    @model_validator(mode="after")
+    def _parts_fit_each_other(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels = {list(self.labels)}, expected each once")
+        if self.background_label is not None and self.background_label not in self.labels:
+            raise ValueError(f"background_label = {self.background_label!r}, expected one of {list(self.labels)}")
+        for label in self.events.classes:
+            if label not in self.labels:
+                raise ValueError(f"events.classes.{label}: expected one of {list(self.labels)}")
+        expected = (1, self.front_end.n_frames, self.front_end.n_mels, 1)
+        if self.embedding.input.shape != expected:
+            raise ValueError(f"embedding.input.shape = {self.embedding.input.shape}, the front end gives {expected}")
+        if self.classifier.input.shape != self.embedding.output.shape:
+            raise ValueError(
+                f"classifier.input.shape = {self.classifier.input.shape}, "
+                f"the embedding gives {self.embedding.output.shape}"
+            )
+        if self.classifier.output.shape != (1, len(self.labels)):
+            raise ValueError(
+                f"classifier.output.shape = {self.classifier.output.shape}, "
+                f"{len(self.labels)} labels need {(1, len(self.labels))}"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model folder whose files have the promised hashes.
+
+    Attributes:
+        path: the folder.
+        card: its `model.json`.
+        sha256: of `model.json`, which names the hashes of all else: the identity of the model.
+    """
+
+    path: Path
+    card: ModelCard
+    sha256: str
+
+    @property
+    def embedding_file(self) -> Path:
+        """The network that turns a window into an embedding."""
+        return self.path / self.card.embedding.file
+
+    @property
+    def classifier_file(self) -> Path:
+        """The network that turns an embedding into likelihoods."""
+        return self.path / self.card.classifier.file
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as 64 lower-case hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model_folder(path: Path) -> ModelFolder:
+    """Read a model folder and hold every file against its card.
+
+    Raises:
+        ModelError: no such folder or card, a card that is not valid, a file that is missing or has another hash.
+    """
+    card_file = path / CARD_NAME
+    try:
+        raw = card_file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"model folder {path}: cannot read {CARD_NAME} ({error.strerror})") from error
+    try:
+        card = ModelCard.model_validate(json.loads(raw))
+    except ValidationError as error:
+        raise ModelError(f"model card {card_file}: {first_problem(error)}") from error
+    except ValueError as error:
+        raise ModelError(f"model card {card_file}: not JSON ({error})") from error
+    for network in (card.embedding, card.classifier):
+        file = path / network.file
+        try:
+            actual = sha256_of(file)
+        except OSError as error:
+            raise ModelError(f"model file {file}: cannot be read ({error.strerror}), the card names it") from error
+        if actual != network.sha256:
+            raise ModelError(f"model file {file}: sha256 is {actual}, the card says {network.sha256}")
+    return ModelFolder(path=path, card=card, sha256=hashlib.sha256(raw).hexdigest())
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem pydantic found, on one line: where, what was there, what was expected."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    if problem["type"] in ("value_error", "missing"):
+        return f"{where}: {message}" if where else message
+    return f"{where} = {problem['input']!r}: {message}"
+
+
+def event_rules(
+    events: EventCard, labels: tuple[str, ...], overrides: EventNumbers, class_overrides: dict[str, EventNumbers]
+) -> dict[str, EventRule]:
+    """The rule for each label: the card's default, the card's class, the site's default, the site's class, in turn.
+
+    Raises:
+        ConfigError: a number is nowhere set, a class is not one of `labels`, or `off` lies above `on`.
+    """
+    for label in class_overrides:
+        if label not in labels:
+            raise ConfigError(f"events.classes.{label}: unknown class, expected one of {', '.join(labels)}")
+    rules = {}
+    for label in labels:
+        scopes = (
+            events.default,
+            events.classes.get(label, EventNumbers()),
+            overrides,
+            class_overrides.get(label, EventNumbers()),
+        )
+        numbers: dict[str, float] = {}
+        for scope in scopes:
+            numbers |= scope.model_dump(exclude_none=True, include=set(EventNumbers.model_fields))
+        missing = [name for name in EventNumbers.model_fields if name not in numbers]
+        if missing:
+            raise ConfigError(f"events.default.{missing[0]}: not set, neither by the model's card nor by the site")
+        rule = EventRule(**numbers)
+        if rule.off > rule.on:
+            raise ConfigError(f"events for {label}: off = {rule.off}, expected at most on = {rule.on}")
+        rules[label] = rule
+    return rules

@@ -1,0 +1,129 @@
+"""What flows through the house: frozen values, read-only arrays.
+
+Time is a sample count at the capture rate, from the start of the stream. UTC appears once, in `messages`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+EventState = Literal["start", "update", "end"]
+EndReason = Literal["quiet", "max_duration", "gap", "end_of_stream", "shutdown"]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBlock:
+    """A run of samples as the sound card or a recording hands it over, any length.
+
+    Attributes:
+        samples: float32 (n,), mono, in [-1, 1].
+        first_sample: index of `samples[0]` in the stream; lost samples are counted too.
+        lost_before: samples lost just before this block. Above 0, the stages start afresh.
+    """
+
+    samples: FloatArray
+    first_sample: int
+    lost_before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The network's input.
+
+    Attributes:
+        log_mel: float32 (n_frames, n_mels), in the unit of the model's card.
+        first_sample: where the window begins.
+        n_samples: how much sound it covers; less than a whole window only where a short recording was padded.
+    """
+
+    log_mel: FloatArray
+    first_sample: int
+    n_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the network says about one window.
+
+    Attributes:
+        likelihoods: float32 (n_classes,), in [0, 1].
+        embedding: float32 (d,).
+        first_sample: where the window begins.
+        n_samples: how much sound it covers.
+    """
+
+    likelihoods: FloatArray
+    embedding: FloatArray
+    first_sample: int
+    n_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The likelihoods of the windows in one sliding span, summed and divided by their number.
+
+    Attributes:
+        likelihoods: float32 (n_classes,), mean over the windows of the span, in [0, 1].
+        newest: float32 (n_classes,), of the newest window alone: it tells where the evidence rose or fell.
+        onset: where the oldest window of the span begins.
+        offset: where the newest window of the span ends.
+        newest_onset: where the newest window begins.
+        n_windows: windows in the span.
+    """
+
+    likelihoods: FloatArray
+    newest: FloatArray
+    onset: int
+    offset: int
+    newest_onset: int
+    n_windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class SoundEvent:
+    """One occurrence of a sound, told once or more: `start`, perhaps `update`s, and always `end`.
+
+    Attributes:
+        id: counts the events of this stream from 0; the same in `start`, `update` and `end`.
+        state: which of the three this is.
+        label: the class.
+        onset: where the sound began; the same in every message about it.
+        offset: where it ended; None while it is open.
+        heard_until: the end of the newest window that was judged when this was told.
+        likelihood_peak: the largest summed likelihood so far, in [0, 1].
+        likelihood_mean: the mean of the summed likelihoods so far, in [0, 1].
+        end_reason: why it ended; None while it is open.
+    """
+
+    id: int
+    state: EventState
+    label: str
+    onset: int
+    offset: int | None
+    heard_until: int
+    likelihood_peak: float
+    likelihood_mean: float
+    end_reason: EndReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRule:
+    """When one class counts as an event.
+
+    Attributes:
+        on: the summed likelihood at which an event starts, in [0, 1].
+        off: the summed likelihood below which it is over, in [0, 1], not above `on`.
+        min_duration_s: shorter occurrences are not told.
+        merge_gap_s: pauses up to this long belong to the event.
+        max_duration_s: a longer event ends here, and a new one starts.
+    """
+
+    on: float
+    off: float
+    min_duration_s: float
+    merge_gap_s: float
+    max_duration_s: float

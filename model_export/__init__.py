@@ -1,0 +1,1 @@
+"""From recordings to a verified, quantized model folder that the agent can load."""

@@ -1,0 +1,18 @@
+"""What several test files need: signals, the repository's places, and the real servers."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+pytest_plugins = ["tests.broker", "tests.sound_server"]
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Real recordings; where they are not at hand, the tests that need them are skipped and say so."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no recordings in {SHARED_DATA}")
+    return SHARED_DATA
