@@ -8,7 +8,8 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 
@@ -18,16 +19,21 @@ from agent.model_card import CardPart, EventNumbers, first_problem
 ENVIRONMENT_PREFIX = "URBANSOUND_"
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+FilePath = Annotated[Path, Field(strict=False)]  # written as text
 
 
-class NodeConfig(CardPart):
+class ConfigPart(CardPart, strict=True):
+    """A part of the configuration: a number in quotes is not a number."""
+
+
+class NodeConfig(ConfigPart):
     """Who this sensor is."""
 
     id: Identifier = "node"
     source: Identifier = "street"
 
 
-class AudioConfig(CardPart):
+class AudioConfig(ConfigPart):
     """The microphone."""
 
     device: str | int | None = None
@@ -43,20 +49,20 @@ class AudioConfig(CardPart):
         return self
 
 
-class ModelConfig(CardPart):
+class ModelConfig(ConfigPart):
     """The model folder."""
 
-    path: Path | None = None
+    path: FilePath | None = None
 
 
-class InferenceConfig(CardPart):
+class InferenceConfig(ConfigPart):
     """How often and with what the network runs."""
 
     window_hop_s: Annotated[float, Field(gt=0.0, le=10.0)] = 0.1
     num_threads: Annotated[int, Field(ge=1, le=64)] = 1
 
 
-class EventsConfig(CardPart):
+class EventsConfig(ConfigPart):
     """Overrides of the model's event numbers."""
 
     span_s: Annotated[float, Field(gt=0.0, le=60.0)] | None = None
@@ -65,13 +71,13 @@ class EventsConfig(CardPart):
     classes: dict[str, EventNumbers] = Field(default_factory=dict)
 
 
-class TlsConfig(CardPart):
+class TlsConfig(ConfigPart):
     """Encryption, and who is who."""
 
     enabled: bool = False
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: FilePath | None = None
+    cert_file: FilePath | None = None
+    key_file: FilePath | None = None
 
     @model_validator(mode="after")
     def _certificate_has_its_key(self) -> Self:
@@ -80,17 +86,16 @@ class TlsConfig(CardPart):
         return self
 
 
-class MqttConfig(CardPart):
+class MqttConfig(ConfigPart):
     """The broker."""
 
-    enabled: bool = True
     host: Annotated[str, Field(min_length=1)] = "localhost"
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     protocol: Literal["5", "3.1.1"] = "5"
     prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_/-]*$")] = "urbansound"
     username: str | None = None
     password: SecretStr | None = None
-    password_file: Path | None = None
+    password_file: FilePath | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     tls: TlsConfig = TlsConfig()
 
@@ -100,20 +105,20 @@ class MqttConfig(CardPart):
         return self.port or (8883 if self.tls.enabled else 1883)
 
 
-class SpoolConfig(CardPart):
+class SpoolConfig(ConfigPart):
     """The outbox on disk."""
 
-    path: Path = Path("/var/lib/urbansound/spool.sqlite")
+    path: FilePath = Path("/var/lib/urbansound/spool.sqlite")
     max_messages: Annotated[int, Field(ge=100, le=100_000_000)] = 1_000_000
 
 
-class LogConfig(CardPart):
+class LogConfig(ConfigPart):
     """What goes to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Config(CardPart):
+class Config(ConfigPart):
     """The whole configuration."""
 
     node: NodeConfig = NodeConfig()
@@ -132,7 +137,8 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
     Args:
         path: the TOML file; None for defaults and environment alone.
         environment: `URBANSOUND_SECTION__KEY` (sections of sections by further `__`) wins over the file; other names
-            are not looked at. Values are read as TOML, and as plain text where they are not TOML.
+            are not looked at. Values are read as TOML, and as plain text where they are not TOML or the key is a text:
+            a password of digits needs no quotes.
 
     Raises:
         ConfigError: no such file, not TOML, an unknown key, a wrong type, a value out of its range.
@@ -145,8 +151,8 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
             raise ConfigError(f"configuration {path}: cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {path}: not TOML ({error})") from error
-    where = str(path) if path is not None else "configuration"
-    _lay_over(data, environment)
+    overrides = _lay_over(data, environment)
+    where = " with ".join(["configuration" if path is None else str(path), *overrides])
     _refuse_unknown_keys(data, Config, where)
     try:
         return Config.model_validate(data)
@@ -154,24 +160,45 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
         raise ConfigError(f"{where}: {first_problem(error)}") from error
 
 
-def _lay_over(data: dict[str, Any], environment: Mapping[str, str]) -> None:
+def _lay_over(data: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """Put the environment's values into the data; give the names that were used."""
+    used = []
     for name in sorted(environment):
         if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
             continue
         *sections, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         place = data
+        model: type[BaseModel] | None = Config
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"environment {name}: {section} is a value in the file, expected a section")
-        place[key] = _toml_value(environment[name])
+            model = _section(model, section)
+        place[key] = _value(environment[name], is_text=model is not None and _is_text(model, key))
+        used.append(name)
+    return used
 
 
-def _toml_value(text: str) -> Any:  # noqa: ANN401  any TOML type
+def _section(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
+    field = None if model is None else model.model_fields.get(name)
+    kind = None if field is None else field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _is_text(model: type[BaseModel], key: str) -> bool:
+    field = model.model_fields.get(key)
+    if field is None:
+        return False
+    kinds = get_args(field.annotation) or (field.annotation,)  # of a union, or of a Literal
+    return all(isinstance(kind, str) or kind in (str, SecretStr, Path, NoneType) for kind in kinds)
+
+
+def _value(text: str, *, is_text: bool) -> Any:  # noqa: ANN401  any TOML type
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if is_text and not isinstance(value, str) else value
 
 
 def _refuse_unknown_keys(data: Mapping[str, Any], model: type[BaseModel], where: str, section: str = "") -> None:
@@ -183,8 +210,9 @@ def _refuse_unknown_keys(data: Mapping[str, Any], model: type[BaseModel], where:
             near = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.5)
             hint = f", did you mean {section}{near[0]}?" if near else f", expected one of {sorted(model.model_fields)}"
             raise ConfigError(f"{where}: unknown key {name}{hint}")
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and isinstance(value, dict):
-            _refuse_unknown_keys(value, field.annotation, where, f"{name}.")
+        part = _section(model, key)
+        if part is not None and isinstance(value, dict):
+            _refuse_unknown_keys(value, part, where, f"{name}.")
         elif name == "events.classes" and isinstance(value, dict):
             for label, numbers in value.items():
                 if isinstance(numbers, dict):

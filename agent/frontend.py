@@ -8,6 +8,7 @@ so the windows are the same to the last bit, however the sound card slices the s
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import soxr
@@ -130,7 +131,11 @@ class FrontEnd:
             self._resampler = soxr.ResampleStream(
                 capture_rate_hz, numbers.sample_rate_hz, num_channels=1, dtype="float32", quality="HQ"
             )
-        self._waiting: list[FloatArray] = []  # at the capture rate, less than one step
+        self._waiting: list[FloatArray]  # at the capture rate, less than one step
+        self._n_waiting: int
+        self._n_pushed: int  # at the capture rate, since the reset
+        self._n_model_samples: int  # at the model's rate, since the reset
+        self._n_windows: int  # since the reset
         self._samples: FloatArray  # at the model's rate, from the next frame's first sample on
         self._frames: FloatArray  # from the next window's first frame on
         self._origin = 0
@@ -169,19 +174,20 @@ class FrontEnd:
         if self._n_pushed == 0:
             return
         self._take(self._resampled(rest, last=True))
+        missing = self._numbers.window_length_samples - self._n_model_samples
+        if self._n_windows == 0 and missing > 0:
+            self._take(np.zeros(missing, np.float32))
         self._compute_frames(self._samples)
-        yield from self._windows()
-        if self._n_windows == 0:
-            missing = self._numbers.window_length_samples - self._n_model_samples
-            self._take(np.zeros(missing + self._model_step, np.float32))
-            first = next(self._windows())
-            yield Window(first.log_mel, first.first_sample, self._n_pushed)
+        for window in self._windows():
+            # The frames of a window end a little before it does, and so may the stream.
+            heard = self._origin + self._n_pushed - window.first_sample
+            yield replace(window, n_samples=min(window.n_samples, heard))
 
     def reset(self) -> None:
         """There is a gap: forget the past. The next block says where the stream goes on."""
         if self._resampler is not None:
             self._resampler.clear()
-        self._n_pushed = 0  # samples at the capture rate since the reset
+        self._n_pushed = 0
         self._waiting = []
         self._n_waiting = 0
         self._n_model_samples = 0

@@ -7,11 +7,13 @@ Called once, at start, on the main thread.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from agent.errors import ConfigError, ModelError
 from agent.values import EventRule
@@ -97,7 +99,7 @@ class NetworkCard(CardPart):
     output: TensorCard
 
 
-class EventNumbers(CardPart):
+class EventNumbers(CardPart, strict=True):
     """When a class counts as an event; what is not set is taken from the next wider scope (`EventRule`)."""
 
     on: Fraction | None = None
@@ -127,6 +129,8 @@ class EventCard(CardPart):
 
 class ModelCard(CardPart):
     """`model.json`: what the networks expect, what they answer, and how to judge it."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     schema_name: Annotated[Literal["urbansound.model/1"], Field(alias="schema")]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -226,14 +230,28 @@ def load_model_folder(path: Path) -> ModelFolder:
 
 def first_problem(error: ValidationError) -> str:
     """The first problem pydantic found, on one line: where, what was there, what was expected."""
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
+    problems = [(_place(problem), problem) for problem in error.errors(include_url=False)]
+    where, problem = problems[0]
+    # A value that may be this or that has one problem for each; told as one.
+    message = ", or ".join(
+        dict.fromkeys(other["msg"].removeprefix("Value error, ") for place, other in problems if place == where)
+    )
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key"
     if problem["type"] in ("value_error", "missing"):
         return f"{where}: {message}" if where else message
-    return f"{where} = {problem['input']!r}: {message}"
+    value = problem["input"]
+    if where.endswith("password") or not isinstance(value, str | int | float):  # a table may hold a password
+        return f"{where}: {message}"
+    return f"{where} = {value!r}: {message}"
+
+
+def _place(problem: ErrorDetails) -> str:
+    """The key; without pydantic's name for a member of a union, such as `int` or `literal['mix']`."""
+    parts = [str(part) for part in problem["loc"]]
+    if len(parts) > 1 and re.fullmatch(r"(constrained-)?(int|float|str)|literal\[.*\]", parts[-1]):
+        del parts[-1]
+    return ".".join(parts)
 
 
 def event_rules(
@@ -242,7 +260,8 @@ def event_rules(
     """The rule for each label: the card's default, the card's class, the site's default, the site's class, in turn.
 
     Raises:
-        ConfigError: a number is nowhere set, a class is not one of `labels`, or `off` lies above `on`.
+        ConfigError: a number is nowhere set, a class is not one of `labels`, `off` lies above `on`, or the minimum
+            duration above the maximum.
     """
     for label in class_overrides:
         if label not in labels:
@@ -264,5 +283,10 @@ def event_rules(
         rule = EventRule(**numbers)
         if rule.off > rule.on:
             raise ConfigError(f"events for {label}: off = {rule.off}, expected at most on = {rule.on}")
+        if rule.min_duration_s > rule.max_duration_s:
+            raise ConfigError(
+                f"events for {label}: min_duration_s = {rule.min_duration_s}, "
+                f"expected at most max_duration_s = {rule.max_duration_s}"
+            )
         rules[label] = rule
     return rules

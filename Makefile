@@ -1,0 +1,41 @@
+# Everything sets itself up: a virtual environment in .venv, Debian packages only where they are missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test check slow clean
+
+demo: $(VENV)/demo.stamp  ## replay a street through the whole agent and a real broker
+	$(BIN)/python -m demo
+
+test: $(VENV)/dev.stamp  ## every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/dev.stamp  ## every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@tools/system-packages.sh python3-venv
+	@echo "Making a virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@tools/system-packages.sh libportaudio2 mosquitto
+	@echo "Installing the agent and matplotlib into $(VENV)"
+	$(INSTALL) '.[plot]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@tools/system-packages.sh libportaudio2 libasound2-plugins mosquitto openssl pulseaudio pulseaudio-utils
+	@echo "Installing the agent, TensorFlow for model_export, and the tools into $(VENV)"
+	$(INSTALL) '.[plot,export,dev]'
+	@touch $@

@@ -1,0 +1,57 @@
+"""Aggregation: likelihoods summed over a sliding span of windows.
+
+In: `Prediction`s, one each `window_hop_s`. Out: one `Segment` for each. Called on the pipeline thread, by `replay` and
+by `model_export`.
+
+The span is given in seconds, so that more windows in it mean finer steps, not more evidence.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from agent.values import FloatArray, Prediction, Segment
+
+
+class Aggregator:
+    """The mean of the newest windows' likelihoods.
+
+    Args:
+        span_s: windows that begin within this time are summed; at least one window.
+        window_hop_s: from one window to the next.
+    """
+
+    def __init__(self, *, span_s: float, window_hop_s: float) -> None:
+        # Half up: with hops of 0.1, 0.2 and 0.5 s, a span of 0.5 s is 5, 3 and 1 windows, centred within 0.1 s.
+        n_windows = max(1, math.floor(span_s / window_hop_s + 0.5))
+        self._predictions: deque[Prediction] = deque(maxlen=n_windows)
+
+    def push(self, prediction: Prediction) -> Iterator[Segment]:
+        """Take a prediction; give the segment that it completes.
+
+        At the start of a stream, and after a reset, the segment covers the windows that there are.
+        """
+        self._predictions.append(prediction)
+        oldest = self._predictions[0]
+        # Summed anew each time: a running sum would drift, and the events would depend on how long the agent runs.
+        windows = np.array([window.likelihoods for window in self._predictions], np.float64)  # (n_windows, n_classes)
+        likelihoods: FloatArray = windows.mean(axis=0).astype(np.float32)  # (n_classes,)
+        likelihoods.flags.writeable = False
+        yield Segment(
+            likelihoods=likelihoods,
+            newest=prediction.likelihoods,
+            onset=oldest.first_sample,
+            offset=prediction.first_sample + prediction.n_samples,
+            newest_onset=prediction.first_sample,
+            n_windows=len(windows),
+        )
+
+    def flush(self) -> Iterator[Segment]:
+        """The stream has ended: nothing is held back, so there is nothing more to give."""
+        yield from ()
+
+    def reset(self) -> None:
+        """There is a gap: forget the windows before it."""
+        self._predictions.clear()

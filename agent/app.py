@@ -1,0 +1,247 @@
+"""The one builder: configuration in, parts joined, threads started and stopped.
+
+Called on the main thread, which afterwards looks after signals, health and systemd's watchdog.
+"""
+
+import hashlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+from agent import __version__, broker, messages
+from agent.aggregation import Aggregator
+from agent.clock import time_synced, utc_now
+from agent.config import Config, MqttConfig
+from agent.events import EventDetector
+from agent.frontend import FrontEnd
+from agent.inference import Classifier
+from agent.model_card import DEFAULT_MODEL, ModelFolder, event_rules, load_model_folder
+from agent.publisher import Publisher
+from agent.spool import Spool
+from agent.values import EventRule, SoundEvent
+
+log = logging.getLogger(__name__)
+
+SPOOL_NAME = "spool.sqlite"
+DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages of one stream: they remember the past, and belong to one thread."""
+
+    front_end: FrontEnd
+    aggregator: Aggregator
+    detector: EventDetector
+
+
+class Judge:
+    """A model and the site's rules: everything between sound and event.
+
+    Args:
+        config: the effective configuration.
+
+    Raises:
+        ModelError: the model folder is not what its card says.
+        ConfigError: the rules or the window hop do not fit the model.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.model: ModelFolder = load_model_folder(config.model.path or DEFAULT_MODEL)
+        self._config = config
+        card = self.model.card
+        rules = event_rules(card.events, card.labels, config.events.default, config.events.classes)
+        self.rules: dict[str, EventRule] = {
+            label: rule for label, rule in rules.items() if label != card.background_label
+        }
+        self.stages(card.front_end.sample_rate_hz)  # what does not fit is said now, not when sound comes
+        self.classifier = Classifier(self.model, num_threads=config.inference.num_threads)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All classes, background included."""
+        return self.model.card.labels
+
+    @property
+    def identity(self) -> messages.ModelIdentity:
+        """The model, for messages."""
+        card = self.model.card
+        return messages.ModelIdentity(name=card.name, version=card.version, sha256=self.model.sha256)
+
+    def stages(self, sample_rate_hz: int) -> Stages:
+        """Fresh stages for a stream at this rate."""
+        card, config = self.model.card, self._config
+        hop_s = config.inference.window_hop_s
+        return Stages(
+            FrontEnd(card.front_end, capture_rate_hz=sample_rate_hz, window_hop_s=hop_s),
+            Aggregator(span_s=config.events.span_s or card.events.span_s, window_hop_s=hop_s),
+            EventDetector(
+                labels=card.labels,
+                rules=self.rules,
+                sample_rate_hz=sample_rate_hz,
+                onset_response_s=card.events.onset_response_s,
+                offset_response_s=card.events.offset_response_s,
+                update_interval_s=config.events.update_interval_s,
+            ),
+        )
+
+
+class StopSignals:
+    """Turns SIGINT and SIGTERM into an event that threads wait for; afterwards the old handlers are back."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.received: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave us
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        self.stop.set()
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 128 and the number of the signal."""
+        return 0 if self.received is None else 128 + self.received
+
+
+def broker_options(mqtt: MqttConfig, environment: Mapping[str, str]) -> broker.BrokerOptions:
+    """Where the broker is and who we are.
+
+    Raises:
+        ConfigError: a file of the password or of TLS cannot be used.
+    """
+    tls = mqtt.tls
+    return broker.BrokerOptions(
+        host=mqtt.host,
+        port=mqtt.effective_port,
+        protocol=mqtt.protocol,
+        username=mqtt.username,
+        password=broker.read_password(
+            mqtt.password.get_secret_value() if mqtt.password else None, mqtt.password_file, environment
+        ),
+        tls=broker.tls_context(tls.ca_file, tls.cert_file, tls.key_file) if tls.enabled else None,
+        keepalive_s=mqtt.keepalive_s,
+    )
+
+
+def spool_path(config: Config, environment: Mapping[str, str], name: str = SPOOL_NAME) -> Path:
+    """The outbox: as configured, else in systemd's state folder, else in the user's."""
+    if config.spool.path is not None:
+        return config.spool.path.with_name(name) if name != SPOOL_NAME else config.spool.path
+    if "STATE_DIRECTORY" in environment:
+        return Path(environment["STATE_DIRECTORY"].partition(":")[0]) / name
+    state_home = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state_home) / "urbansound" / name
+
+
+class Outbox:
+    """Spool and publisher of one node, joined: what is told here reaches the broker, sooner or later.
+
+    Args:
+        config: the effective configuration.
+        judge: names the model.
+        spool_file: the outbox on disk.
+        environment: for credentials.
+        on_failure: called, on the publisher thread, when it cannot go on.
+
+    Raises:
+        SpoolError: the outbox cannot be opened.
+        ConfigError: the password or the TLS files cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        judge: Judge,
+        spool_file: Path,
+        *,
+        environment: Mapping[str, str],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._config = config
+        self._judge = judge
+        self._started = utc_now()
+        self._topics = messages.Topics(config.mqtt.prefix, config.node.id)
+        self._event_ids = messages.EventIds()
+        self._sample_rate_hz: int | None = None
+        options = broker_options(config.mqtt, environment)
+        self.spool = Spool(spool_file, config.spool.max_messages)
+        self._end_interrupted()
+        self.publisher = Publisher(
+            spool=self.spool,
+            options=options,
+            client_id=f"urbansound-{config.node.id}",
+            announce=self._announcement,
+            farewell=broker.Publication(self._topics.status, messages.OFFLINE, retain=True),
+            on_failure=on_failure,
+        )
+
+    def __enter__(self) -> Self:
+        self.publisher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.publisher.stop(DRAIN_S)
+        self.spool.close()
+
+    def teller(
+        self, sample_rate_hz: int, utc_of: Callable[[int], datetime], *, replayed: bool = False
+    ) -> Callable[[SoundEvent], None]:
+        """What puts the events of a stream into the spool; call it on the pipeline thread."""
+        teller = messages.EventTeller(
+            topics=self._topics,
+            source=self._config.node.source,
+            model=self._judge.identity,
+            utc_of=utc_of,
+            sample_rate_hz=sample_rate_hz,
+            time_synced=(lambda: None) if replayed else time_synced,
+            replayed=replayed,
+            event_ids=self._event_ids,
+        )
+
+        def tell(event: SoundEvent) -> None:
+            told = teller.tell(event)
+            self.spool.append(told.topic, told.payload, event_id=told.event_id, ends=told.ends)
+
+        self._sample_rate_hz = sample_rate_hz
+        self.publisher.announce_again()
+        return tell
+
+    def _end_interrupted(self) -> None:
+        """Events that were open when the agent was killed get their end."""
+        for event in self.spool.open_events():
+            end = messages.interrupted_end(event.payload)
+            self.spool.append(event.topic, end, event_id=event.event_id, ends=True)
+            log.warning("event.interrupted event_id=%s", event.event_id)
+
+    def _announcement(self) -> Sequence[broker.Publication]:
+        config = self._config
+        public = config.model_dump_json(exclude={"mqtt": {"password"}})
+        info = messages.InfoMessage(
+            node=config.node.id,
+            started=self._started,
+            agent_version=__version__,
+            model=self._judge.identity,
+            labels=tuple(self._judge.rules),
+            config_sha256=hashlib.sha256(public.encode()).hexdigest(),
+            sources=(messages.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
+        )
+        return (
+            broker.Publication(self._topics.status, messages.ONLINE, retain=True),
+            broker.Publication(self._topics.info, info.to_json(), retain=True),
+        )

@@ -1,0 +1,496 @@
+"""`urbansound`: arguments, exit codes, and what a person sees.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done · 1 unexpected · 2 usage · 3 some
+recordings failed · 69 no microphone or broker · 74 reading or writing failed · 78 configuration or model · 130, 143
+ended by a signal.
+"""
+
+import argparse
+import csv
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent import __version__
+from agent.clock import utc_now
+from agent.errors import AgentError, RecordingError, UsageError
+from agent.progress import Progress
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.wavfile import Recording
+
+SOME_FAILED = 3
+STANDARD_INPUT = Path("-")
+EVENT_COLUMNS = (
+    "file",
+    "label",
+    "onset_s",
+    "offset_s",
+    "duration_s",
+    "likelihood_peak",
+    "likelihood_mean",
+    "end_reason",
+    "start",
+    "end",
+)
+CLIP_COLUMNS = ("file", "label", "likelihood")
+
+Writer = Callable[[Mapping[str, Any]], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _log_to_stderr("info")
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except AgentError as error:
+        print(f"urbansound: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("urbansound: standard output was closed before everything was written to it", file=sys.stderr)
+        return 74
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="urbansound",
+        description="Hears a street, publishes labelled events over MQTT, and keeps the sound to itself.",
+        epilog="Each command has --help with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"urbansound {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    configured = argparse.ArgumentParser(add_help=False)
+    configured.add_argument("--config", type=Path, metavar="FILE", help="the TOML file (default: all defaults)")
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="recordings, folders, or - for raw PCM")
+    source.add_argument("--channel", type=_channel, default="mix", help="one channel, from 1, or mix (default)")
+    raw = source.add_argument_group("raw PCM from standard input (PATH is -)")
+    raw.add_argument("--rate", type=int, metavar="HZ", help="samples per second")
+    raw.add_argument("--channels", type=int, default=1, metavar="N", help="interleaved channels (default: 1)")
+    raw.set_defaults(pcm_format="s16le")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help: str, examples: str, *parents: Any) -> Any:  # noqa: ANN401  argparse's own private type
+        command = commands.add_parser(
+            name,
+            parents=parents,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run)
+        return command
+
+    add(
+        "run",
+        _run,
+        "listen to the microphone and publish what is heard, until told to stop",
+        "  urbansound run --config /etc/urbansound/agent.toml\n  URBANSOUND_MQTT__HOST=broker.example urbansound run",
+        configured,
+    )
+    command = add(
+        "replay",
+        _replay,
+        "find the events in recordings, by the same code that listens live",
+        "  urbansound replay street.flac\n"
+        "  urbansound replay --format csv recordings/ > events.csv\n"
+        "  urbansound replay --publish --start now --speed 8 street.wav\n"
+        "  arecord -t raw -f S16_LE -r 48000 -c 1 | urbansound replay - --rate 48000 --format s16le",
+        configured,
+        source,
+    )
+    _add_format(command, ("jsonl", "csv", "text"), default="jsonl")
+    command.add_argument("--start", type=_start, metavar="TIME", help="when the recording began: RFC 3339, or now")
+    pace = command.add_mutually_exclusive_group()
+    pace.add_argument("--realtime", dest="speed", action="store_const", const=1.0, help="as slowly as it happened")
+    pace.add_argument("--speed", type=_speed, metavar="X", help="X times real time (default: as fast as it goes)")
+    command.add_argument("--publish", action="store_true", help="publish the events over MQTT as well")
+    classify = add(
+        "classify",
+        _classify,
+        "name the one class that fits each recording best, as in the paper",
+        "  urbansound classify clips/ > labels.csv\n  urbansound classify --format jsonl clip.wav",
+        configured,
+        source,
+    )
+    _add_format(classify, ("csv", "jsonl"), default="csv")
+    add("devices", _devices, "list the microphones, and what to write into the configuration", "  urbansound devices")
+    command = add(
+        "check",
+        _check,
+        "check a configuration file and print what is in effect, secrets masked",
+        "  urbansound check /etc/urbansound/agent.toml",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    command = add(
+        "watch",
+        _watch,
+        "subscribe to the broker and print events as they come",
+        "  urbansound watch\n  urbansound watch --host broker.example --json | jq .label",
+        configured,
+    )
+    command.add_argument("--host", help="broker, instead of the configured one")
+    command.add_argument("--port", type=int, help="its port")
+    command.add_argument("--json", action="store_true", help="print the messages as they are")
+    command.add_argument("--count", type=int, metavar="N", help="stop after N messages")
+    return parser
+
+
+def _add_format(command: argparse.ArgumentParser, outputs: Sequence[str], *, default: str) -> None:
+    """`--format` names what comes in, what goes out, or, given twice, both: no name means two things."""
+    from agent.wavfile import PCM_FORMATS
+
+    class Format(argparse.Action):
+        def __call__(
+            self,
+            _parser: argparse.ArgumentParser,
+            namespace: argparse.Namespace,
+            value: object,
+            _name: str | None = None,
+        ) -> None:
+            setattr(namespace, "output" if value in outputs else "pcm_format", value)
+
+    command.add_argument(
+        "--format",
+        action=Format,
+        choices=(*outputs, *PCM_FORMATS),
+        metavar="FORMAT",
+        help=f"output: {', '.join(outputs)} (default: {default}); or raw PCM: {', '.join(PCM_FORMATS)} "
+        "(default: s16le); give it twice to say both",
+    )
+    command.set_defaults(output=default)
+
+
+def _channel(text: str) -> int | str:
+    if text == "mix":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1, or mix")
+    return int(text)
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0.01 <= speed <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0.01 to 1000000")
+    return speed
+
+
+def _start(text: str) -> datetime:
+    if text == "now":
+        return utc_now()
+    try:
+        start = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected RFC 3339 such as 2026-01-01T12:00:00Z, or now") from None
+    if start.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text}: no time zone, expected for example {text}Z for UTC")
+    return start.astimezone(UTC)
+
+
+class _Journal(logging.Formatter):
+    """systemd's journal adds the time itself, and reads the priority from `<N>`."""
+
+    _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}  # noqa: RUF012
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record).replace("\n", " | ")
+        return f"<{self._PRIORITIES.get(record.levelno, 6)}>{text}"
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_Journal("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _configuration(file: Path | None) -> "Config":
+    from agent.config import load_config
+
+    config = load_config(file, os.environ)
+    _log_to_stderr(config.log.level)
+    return config
+
+
+# --- run ---------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from agent.sensor import run_sensor
+
+    return run_sensor(_configuration(options.config), os.environ)
+
+
+# --- replay and classify -----------------------------------------------------------------------------------------
+
+
+def _recordings(options: argparse.Namespace) -> tuple[list[Path], list[RecordingError]]:
+    from agent.wavfile import walk
+
+    has_stdin = STANDARD_INPUT in options.paths
+    if has_stdin and options.rate is None:
+        raise UsageError("- reads raw PCM: --rate is missing, expected samples per second")
+    files, problems = walk(path for path in options.paths if path != STANDARD_INPUT)
+    return ([STANDARD_INPUT] if has_stdin else []) + files, problems
+
+
+def _opened(file: Path, options: argparse.Namespace) -> "Recording":
+    from agent.wavfile import open_recording, raw_pcm
+
+    if file != STANDARD_INPUT:
+        return open_recording(file, options.channel)
+    return raw_pcm(
+        sys.stdin.buffer,
+        sample_rate_hz=options.rate,
+        channels=options.channels,
+        format=options.pcm_format,
+        channel=options.channel,
+    )
+
+
+def _each_recording(
+    files: Sequence[Path],
+    problems: Sequence[RecordingError],
+    options: argparse.Namespace,
+    treat: Callable[[Path, "Recording"], None],
+) -> int:
+    """Treat one recording after the other; what fails is said, and does not stop the others."""
+    failed = len(problems)
+    for missing in problems:
+        print(f"urbansound: {missing}", file=sys.stderr)
+    for file in files:
+        try:
+            with _opened(file, options) as recording:
+                treat(file, recording)
+                if recording.n_invalid_samples:
+                    print(
+                        f"urbansound: {recording.name}: {recording.n_invalid_samples} samples were not numbers, "
+                        "taken as silence",
+                        file=sys.stderr,
+                    )
+                problem = recording.problem
+        except RecordingError as error:
+            problem = str(error)
+        if problem:
+            failed += 1
+            print(f"urbansound: {problem}", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from contextlib import ExitStack
+
+    from agent import clock, messages
+    from agent.app import Judge, Outbox, StopSignals, spool_path
+    from agent.replay import replay
+    from agent.values import SoundEvent
+    from agent.wavfile import start_time_from_name
+
+    files, problems = _recordings(options)
+    if options.start is not None and len(files) > 1:
+        raise UsageError(f"--start: says when one recording began, and there are {len(files)}")
+    config = _configuration(options.config)
+    judge = Judge(config)
+    write = _writer(options.output, EVENT_COLUMNS, _event_line)
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        outbox = None
+        if options.publish:
+            file = spool_path(config, os.environ, "replay-spool.sqlite")
+            outbox = stack.enter_context(
+                Outbox(config, judge, file, environment=os.environ, on_failure=lambda _error: signals.stop.set())
+            )
+
+        def treat(file: Path, recording: "Recording") -> None:
+            if signals.stop.is_set():
+                return
+            start = options.start or start_time_from_name(file)
+            publish: Callable[[SoundEvent], None] = lambda _event: None  # noqa: E731
+            if outbox is not None:
+                if start is None:
+                    raise RecordingError(f"{file}: nobody knows when it began; to publish it, say it with --start")
+                timeline = clock.recording_timeline(start, recording.sample_rate_hz)
+                publish = outbox.teller(recording.sample_rate_hz, timeline, replayed=True)
+
+            def emit(event: SoundEvent) -> None:
+                publish(event)
+                if event.state == "end":
+                    write(
+                        messages.finished_event_row(
+                            event, sample_rate_hz=recording.sample_rate_hz, file=str(file), recording_start=start
+                        )
+                    )
+
+            with Progress(recording.name, recording.n_samples, recording.sample_rate_hz) as progress:
+                replay(recording, judge, emit, stop=signals.stop, speed=options.speed, analysed=progress.update)
+
+        code = _each_recording(files, problems, options, treat)
+        return signals.exit_code or code
+
+
+def _classify(options: argparse.Namespace) -> int:
+    from agent.app import Judge, StopSignals
+    from agent.replay import classify
+
+    files, problems = _recordings(options)
+    judge = Judge(_configuration(options.config))
+    write = _writer(options.output, CLIP_COLUMNS, _clip_line)
+    with StopSignals() as signals:
+
+        def treat(file: Path, recording: "Recording") -> None:
+            if signals.stop.is_set():
+                return
+            prediction = classify(recording, judge, stop=signals.stop)
+            if prediction is None:
+                return
+            likelihoods = {
+                label: round(float(value), 4)
+                for label, value in zip(prediction.labels, prediction.likelihoods, strict=True)
+            }
+            row: dict[str, Any] = {
+                "file": str(file),
+                "label": prediction.label,
+                "likelihood": likelihoods[prediction.label],
+            }
+            if options.output == "jsonl":
+                row |= {"likelihoods": likelihoods, "n_windows": prediction.n_windows}
+            write(row)
+
+        code = _each_recording(files, problems, options, treat)
+        return signals.exit_code or code
+
+
+def _writer(form: str, columns: Sequence[str], line: Callable[[Mapping[str, Any]], str]) -> Writer:
+    """What puts one row on standard output, at once: somebody may be waiting for it."""
+
+    def put(text: str) -> None:
+        print(text, flush=True)
+
+    if form == "jsonl":
+        return lambda row: put(json.dumps({key: value for key, value in row.items() if value is not None}))
+    if form == "text":
+        return lambda row: put(line(row))
+    rows = csv.DictWriter(sys.stdout, columns, restval="", lineterminator="\n")
+    rows.writeheader()
+
+    def put_row(row: Mapping[str, Any]) -> None:
+        rows.writerow(row)
+        sys.stdout.flush()
+
+    return put_row
+
+
+def _event_line(row: Mapping[str, Any]) -> str:
+    times = f"{row['onset_s']:10.3f} s to {row['offset_s']:10.3f} s"
+    return f"{row['file']}  {times}  {row['label']:18} {row['likelihood_peak']:.2f}"
+
+
+def _clip_line(row: Mapping[str, Any]) -> str:
+    return f"{row['file']}  {row['label']:18} {row['likelihood']:.2f}"
+
+
+# --- devices, check, watch ---------------------------------------------------------------------------------------
+
+
+def _devices(_options: argparse.Namespace) -> int:
+    from agent.capture import configuration_line, list_devices
+
+    devices = list_devices()
+    if not devices:
+        print("urbansound: no microphone is known to PortAudio; is one plugged in?", file=sys.stderr)
+        return 69
+    for device in devices:
+        default = "  (default)" if device.is_default else ""
+        print(f"{device.index:3}  {device.name}{default}")
+        print(
+            f"     {device.n_channels} channels, {device.default_sample_rate_hz} Hz, {device.host_api};"
+            f" in the configuration: {configuration_line(device, devices)}"
+        )
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from agent.app import Judge, broker_options
+
+    config = _configuration(options.file)
+    judge = Judge(config)
+    broker_options(config.mqtt, os.environ)
+    for line in _toml_lines(config.model_dump(mode="json", exclude_none=True)):
+        print(line)
+    card = judge.model.card
+    print(f"# model {card.name} {card.version}, sha256 {judge.model.sha256}")
+    print(f"# {options.file}: all is well", file=sys.stderr)
+    return 0
+
+
+def _toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
+    """A table as TOML: values first, then its tables."""
+    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    if name and (values or not table):
+        yield f"[{name}]"
+    for key, value in values.items():
+        yield f"{key} = {json.dumps(value)}"  # strings, numbers and booleans are written alike in JSON and TOML
+    if values:
+        yield ""
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _toml_lines(value, f"{name}.{key}" if name else key)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from agent import broker, messages
+    from agent.app import broker_options
+
+    config = _configuration(options.config)
+    changes = {name: getattr(options, name) for name in ("host", "port") if getattr(options, name) is not None}
+    mqtt = config.mqtt.model_copy(update=changes)
+    received = broker.watch(
+        broker_options(mqtt, os.environ),
+        messages.event_topics(mqtt.prefix),
+        on_subscribed=lambda: print(f"watching {mqtt.host}:{mqtt.effective_port}", file=sys.stderr, flush=True),
+    )
+    try:
+        for number, message in enumerate(received, start=1):
+            if options.json:
+                print(message.payload.decode("utf-8", "replace"), flush=True)
+            else:
+                print(_message_line(message.topic, messages.read_event(message.payload)), flush=True)
+            if number == options.count:
+                return 0
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _message_line(topic: str, event: Any) -> str:  # noqa: ANN401  EventMessage, imported when needed
+    if event is None:
+        return f"{topic}: not an event that this version can read"
+    times = f"from {event.start:%H:%M:%S.%f}"[:-3]
+    if event.end is not None:
+        times += f" to {event.end:%H:%M:%S.%f}"[:-3]
+    where = f"{event.node}/{event.source}"
+    return f"{where}  {event.event_type:6}  {event.label:18} {times} UTC, {event.likelihood_peak:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

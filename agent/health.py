@@ -1,0 +1,176 @@
+"""How the agent is doing, and telling systemd.
+
+In: counts from the pipeline thread, facts from the other threads. Out: one `Snapshot`, and datagrams to
+`$NOTIFY_SOCKET`, sent by the main thread. systemd hears of us only what is proven by analysed sound: READY after the
+first, WATCHDOG only while there is more.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How the agent is doing, at one moment.
+
+    Attributes:
+        analysed_samples: samples that the network has judged.
+        lost_samples: samples that were lost before it could.
+        gaps: how often that happened.
+        events: sound events begun.
+        connected: whether there is a broker.
+        delivered: messages that it acknowledged.
+        queued: messages that wait for it.
+        dropped: messages dropped because the spool was full.
+        last_error: why there is no broker or why it refused; None while all is well.
+    """
+
+    analysed_samples: int
+    lost_samples: int
+    gaps: int
+    events: int
+    connected: bool
+    delivered: int
+    queued: int
+    dropped: int
+    last_error: str | None
+
+    def status_line(self, sample_rate_hz: int) -> str:
+        """One line for `systemctl status`."""
+        parts = [f"{self.analysed_samples / sample_rate_hz:.0f} s analysed", f"{self.events} events"]
+        if self.gaps:
+            parts.append(f"{self.lost_samples / sample_rate_hz:.1f} s lost in {self.gaps} gaps")
+        parts.append("broker connected" if self.connected else "no broker")
+        if self.queued:
+            parts.append(f"{self.queued} messages wait")
+        if self.dropped:
+            parts.append(f"{self.dropped} messages dropped")
+        if self.last_error:
+            parts.append(self.last_error)
+        return ", ".join(parts)
+
+
+class Health:
+    """The pipeline's counters. The pipeline thread counts, any thread may look."""
+
+    def __init__(self) -> None:
+        self._analysed_samples = 0
+        self._lost_samples = 0
+        self._gaps = 0
+        self._events = 0
+
+    @property
+    def analysed_samples(self) -> int:
+        """Samples that the network has judged."""
+        return self._analysed_samples
+
+    def count_analysed(self, samples: int) -> None:
+        """So many more samples have gone through the whole pipeline."""
+        self._analysed_samples += samples
+
+    def count_gap(self, lost_samples: int) -> None:
+        """There is a gap in the stream."""
+        self._gaps += 1
+        self._lost_samples += lost_samples
+
+    def count_event(self) -> None:
+        """An event has begun."""
+        self._events += 1
+
+    def snapshot(
+        self, *, connected: bool, delivered: int, queued: int, dropped: int, last_error: str | None
+    ) -> Snapshot:
+        """All of it, with what the publisher says."""
+        return Snapshot(
+            analysed_samples=self._analysed_samples,
+            lost_samples=self._lost_samples,
+            gaps=self._gaps,
+            events=self._events,
+            connected=connected,
+            delivered=delivered,
+            queued=queued,
+            dropped=dropped,
+            last_error=last_error,
+        )
+
+
+def notify(state: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Send a state to systemd; without `$NOTIFY_SOCKET` nothing happens.
+
+    A socket that does not take it is said in the log: the agent hears as well without systemd.
+
+    Args:
+        state: such as `READY=1`; several are separated by newlines.
+        environment: `NOTIFY_SOCKET` is looked at, a path or an abstract name with `@`.
+
+    Source: sd_notify(3).
+    """
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(1.0)  # systemd busy for a moment must not stop the main thread for long
+            channel.sendto(state.encode(), address)
+    except OSError as error:
+        log.warning("systemd.not_told state=%s reason=%s", state.partition("\n")[0], error)
+
+
+class Heartbeat:
+    """Tells systemd that sound is being analysed. Used by the main thread.
+
+    Args:
+        environment: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are looked at.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._environment = environment
+        self._interval_s = _watchdog_interval_s(environment)
+        self._ready = False
+        self._pinged_samples = 0
+        self._pinged_at = float("-inf")
+        self._status = ""
+
+    def push(self, analysed_samples: int, now: float, status: str = "") -> None:
+        """Call it once a second or so.
+
+        READY is told with the first analysed samples; WATCHDOG every half of the watchdog's time, but only if more
+        samples were analysed since the last; the status whenever it changed.
+
+        Args:
+            analysed_samples: so far.
+            now: monotonic seconds.
+            status: one line for `systemctl status`.
+        """
+        states = []
+        if not self._ready and analysed_samples > 0:
+            self._ready = True
+            states.append("READY=1")
+        due = self._interval_s is not None and now - self._pinged_at >= self._interval_s
+        if due and analysed_samples > self._pinged_samples:
+            self._pinged_samples, self._pinged_at = analysed_samples, now
+            states.append("WATCHDOG=1")
+        if status != self._status:
+            self._status = status
+            states.append(f"STATUS={status}")
+        if states:
+            notify("\n".join(states), self._environment)
+
+    def stop(self) -> None:
+        """Tell that the agent is stopping, on purpose."""
+        notify("STOPPING=1", self._environment)
+
+
+def _watchdog_interval_s(environment: Mapping[str, str]) -> float | None:
+    """Half the time after which systemd takes us for dead; None where it does not look. See sd_watchdog_enabled(3)."""
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    limit = environment.get("WATCHDOG_USEC", "")
+    return int(limit) / 2e6 if limit.isdecimal() and int(limit) > 0 else None

@@ -1,0 +1,148 @@
+"""Inference: one window becomes an embedding and, from it, one likelihood for each class.
+
+In: `Window`s. Out: `Prediction`s. This is the owner of LiteRT, and of quantization: nobody else rounds. Called on the
+pipeline thread, by `replay`, `classify` and `model_export`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+
+from agent.errors import ModelError
+from agent.model_card import ModelFolder, NetworkCard, TensorCard
+from agent.values import FloatArray, Prediction, Window
+
+Int8Array = NDArray[np.int8]
+
+SCALE_TOLERANCE = 1e-6  # relative: a float32 written as JSON with 7 digits
+STDERR = 2
+# LiteRT writes this to standard error whenever its CPU kernels are the fast ones; it has no switch for it (2.3.0).
+LITERT_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
+
+
+def quantize(values: FloatArray, tensor: TensorCard) -> Int8Array:
+    """Round to the tensor's steps; what lies outside its range takes the nearest end.
+
+    >>> quantize(np.float32([-1.0, 0.0, 0.24, 9.0]), TensorCard(shape=(4,), dtype="int8", scale=0.1, zero_point=0))
+    array([-10,   0,   2,  90], dtype=int8)
+    """
+    steps = np.rint(values / np.float32(tensor.scale)) + tensor.zero_point
+    rounded: Int8Array = np.clip(steps, -128, 127).astype(np.int8)
+    return rounded
+
+
+def dequantize(steps: Int8Array, tensor: TensorCard) -> FloatArray:
+    """The float32 values that the tensor's steps stand for."""
+    values: FloatArray = (steps.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
+    return values
+
+
+class Classifier:
+    """The two networks of a model folder, held against its card.
+
+    Args:
+        model: the folder, its hashes already checked.
+        num_threads: threads that LiteRT may use for one window.
+
+    Raises:
+        ModelError: a file that LiteRT cannot load, or whose tensors are not what the card promises.
+    """
+
+    def __init__(self, model: ModelFolder, num_threads: int = 1) -> None:
+        card = model.card
+        self._embedding_card = card.embedding
+        self._classifier_card = card.classifier
+        self._embedding = _Network(model.embedding_file, card.embedding, num_threads)
+        self._classifier = _Network(model.classifier_file, card.classifier, num_threads)
+        self._same_steps = _same_steps(card.embedding.output, card.classifier.input)
+
+    def predict(self, window: Window) -> Prediction:
+        """Judge one window.
+
+        Args:
+            window: its `log_mel` is float32 (n_frames, n_mels), as the card's front end gives it.
+        """
+        steps = self._embedding.run(quantize(window.log_mel, self._embedding_card.input))  # (d,)
+        embedding = dequantize(steps, self._embedding_card.output)
+        if not self._same_steps:
+            steps = quantize(embedding, self._classifier_card.input)
+        likelihoods = dequantize(self._classifier.run(steps), self._classifier_card.output)  # (n_classes,)
+        np.clip(likelihoods, 0.0, 1.0, out=likelihoods)
+        likelihoods.flags.writeable = False
+        embedding.flags.writeable = False
+        return Prediction(likelihoods, embedding, window.first_sample, window.n_samples)
+
+
+class _Network:
+    """One `.tflite` file, ready to run: int8 in, int8 out."""
+
+    def __init__(self, file: Path, card: NetworkCard, num_threads: int) -> None:
+        self._shape = card.input.shape
+        try:
+            with _without_greeting():
+                self._interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
+                self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"model file {file}: LiteRT cannot load it ({' '.join(str(error).split())})") from error
+        self._input = _checked(file, "input", self._interpreter.get_input_details(), card.input)
+        self._output = _checked(file, "output", self._interpreter.get_output_details(), card.output)
+
+    def run(self, steps: Int8Array) -> Int8Array:
+        """Run once; the answer is flat, (n,)."""
+        self._interpreter.set_tensor(self._input, steps.reshape(self._shape))
+        self._interpreter.invoke()
+        answer: Int8Array = self._interpreter.get_tensor(self._output).reshape(-1)
+        return answer
+
+
+def _checked(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorCard) -> int:
+    """Hold the only tensor of this role against the card; give its index."""
+    if len(tensors) != 1:
+        raise ModelError(f"model file {file}: has {len(tensors)} {role}s, expected 1")
+    (tensor,) = tensors
+    scale, zero_point = tensor["quantization"]
+    found: list[tuple[str, object, object, bool]] = [
+        (name, actual, promised, actual == promised)
+        for name, actual, promised in (
+            ("shape", tuple(tensor["shape"].tolist()), card.shape),
+            ("dtype", np.dtype(tensor["dtype"]).name, card.dtype),
+            ("zero_point", int(zero_point), card.zero_point),
+        )
+    ]
+    found.append(("scale", float(scale), card.scale, _same_scale(scale, card.scale)))
+    for name, actual, promised, fits in found:
+        if not fits:
+            raise ModelError(f"model file {file}: {role} {name} is {actual}, the card says {promised}")
+    return int(tensor["index"])
+
+
+def _same_scale(one: float, other: float) -> bool:
+    return abs(one - other) <= SCALE_TOLERANCE * other
+
+
+def _same_steps(one: TensorCard, other: TensorCard) -> bool:
+    return one.zero_point == other.zero_point and _same_scale(one.scale, other.scale)
+
+
+@contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Hold back standard error while LiteRT loads, and pass on all of it but the greeting."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)  # a full pipe loses lines rather than hang the agent
+    stderr = os.dup(STDERR)
+    os.dup2(writer, STDERR)
+    os.close(writer)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, STDERR)  # closes the last writing end
+        os.close(stderr)
+        with os.fdopen(reader, "rb") as held_back:
+            rest = held_back.read().replace(LITERT_GREETING, b"")
+        os.write(STDERR, rest)

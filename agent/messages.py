@@ -1,0 +1,361 @@
+"""Values → topics and JSON: the only place that knows the wire, and the only place where sample counts become UTC.
+
+In: `SoundEvent`s and a timeline. Out: topics and compact JSON (UTF-8, stable key order, no nulls, no NaN). Fields may
+be added to a schema; what is there keeps its name and meaning, else the number in the schema's name rises.
+Telling happens on the pipeline thread; everything else here is pure.
+
+    <prefix>/<node>/status            retained, last will   `online` or `offline`
+    <prefix>/<node>/info              retained              urbansound.info/1
+    <prefix>/<node>/<source>/event    QoS 1, not retained   urbansound.event/1
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from agent.clock import rfc3339, to_milliseconds
+from agent.values import EndReason, EventState, SoundEvent
+
+ONLINE = b"online"
+OFFLINE = b"offline"
+
+WireEndReason = EndReason | Literal["interrupted"]  # interrupted: the agent was killed while the sound was open
+
+Moment = Annotated[
+    AwareDatetime, PlainSerializer(rfc3339, return_type=str), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+Likelihood = Annotated[float, Field(ge=0.0, le=1.0)]
+
+_RANDOM_BITS = 74  # of a UUIDv7 beside time, version and variant: RFC 9562, 5.7
+_SECOND_DIGITS = 3
+_LIKELIHOOD_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Where a node speaks.
+
+    >>> Topics("urbansound", "node-07").event("street")
+    'urbansound/node-07/street/event'
+    """
+
+    prefix: str
+    node: str
+
+    @property
+    def status(self) -> str:
+        """`online` or `offline`."""
+        return f"{self.prefix}/{self.node}/status"
+
+    @property
+    def info(self) -> str:
+        """What the node is."""
+        return f"{self.prefix}/{self.node}/info"
+
+    def event(self, source: str) -> str:
+        """The sound events of one microphone."""
+        return f"{self.prefix}/{self.node}/{source}/event"
+
+
+def event_topics(prefix: str) -> str:
+    """The MQTT filter for the events of all nodes and sources."""
+    return Topics(prefix, "+").event("+")
+
+
+class WirePart(BaseModel):
+    """A part of a message. What a newer agent adds is skipped on reading."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    def to_json(self) -> bytes:
+        """Compact JSON, UTF-8, keys in the order of the fields; what is not known is left out."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+class ModelIdentity(WirePart):
+    """Which model judged; `sha256` is that of its card, which names the hashes of its files."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class Quality(WirePart):
+    """How far to trust the message.
+
+    Attributes:
+        time_synced: whether the node's clock was set by a time server; left out where nobody could say.
+    """
+
+    time_synced: bool | None = None
+
+
+class EventMessage(WirePart):
+    """One sound event, told at its `start`, perhaps by `update`s, and at its `end`.
+
+    Attributes:
+        event_id: UUIDv7, the same in every message about this event.
+        seq: rises with every message of the node, over restarts too; a message that came twice has it twice.
+        event_type: which of the three this is.
+        start: when the sound began; the same in every message about it.
+        end: when it ended, `start` + `duration_s`; left out while it is open.
+        duration_s: seconds; up to what has been heard, while it is open.
+        likelihood_peak: the largest summed likelihood so far.
+        likelihood_mean: the mean of the summed likelihoods so far.
+        end_reason: why it ended; left out while it is open.
+        replayed: whether this was a recording.
+    """
+
+    schema_name: Annotated[Literal["urbansound.event/1"], Field(alias="schema")]
+    event_id: UUID
+    seq: Annotated[int, Field(ge=1)]
+    event_type: EventState
+    node: str
+    source: str
+    label: str
+    start: Moment
+    end: Moment | None = None
+    duration_s: Annotated[float, Field(ge=0.0)]
+    likelihood_peak: Likelihood
+    likelihood_mean: Likelihood
+    end_reason: WireEndReason | None = None
+    model: ModelIdentity
+    quality: Quality
+    replayed: bool
+
+
+class SourceInfo(WirePart):
+    """One microphone.
+
+    Attributes:
+        id: its name in the topics.
+        sample_rate_hz: the capture rate; left out until the microphone is open.
+    """
+
+    id: str
+    sample_rate_hz: int | None = None
+
+
+class InfoMessage(WirePart):
+    """What a node is; retained.
+
+    Attributes:
+        started: when the agent started, by its wall clock at that time.
+        agent_version: of this program.
+        model: which model judges.
+        labels: the classes that it may tell.
+        config_sha256: of the effective configuration without secrets; the same on nodes that are set up the same.
+        sources: the microphones.
+    """
+
+    schema_name: Annotated[Literal["urbansound.info/1"], Field(alias="schema")] = "urbansound.info/1"
+    node: str
+    started: Moment
+    agent_version: str
+    model: ModelIdentity
+    labels: tuple[str, ...]
+    config_sha256: str
+    sources: tuple[SourceInfo, ...]
+
+
+class EventIds:
+    """UUIDv7s that rise within a process, even where the times they are made from do not.
+
+    Args:
+        random_bits: gives an integer of so many random bits.
+
+    Source: RFC 9562, 5.7 and 6.2 (method 2: within a millisecond the random part counts up).
+    """
+
+    def __init__(self, random_bits: Callable[[int], int] = secrets.randbits) -> None:
+        self._random_bits = random_bits
+        self._unix_ms = -1
+        self._tail = 0
+
+    def new(self, moment: datetime) -> UUID:
+        """The next id, made from `moment`."""
+        unix_ms = max(0, int(moment.timestamp() * 1000))
+        if unix_ms > self._unix_ms:
+            self._unix_ms, self._tail = unix_ms, self._random_bits(_RANDOM_BITS)
+        else:
+            self._tail += 1
+            if self._tail >> _RANDOM_BITS:
+                self._unix_ms, self._tail = self._unix_ms + 1, self._random_bits(_RANDOM_BITS)
+        high, low = self._tail >> 62, self._tail & ((1 << 62) - 1)
+        return UUID(int=self._unix_ms << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldEvent:
+    """A message that waits for its `seq`, which the spool gives.
+
+    Attributes:
+        topic: where it goes.
+        event_id: which event it is about.
+        ends: whether this is the last message about it.
+        payload: from `seq` to the JSON.
+    """
+
+    topic: str
+    event_id: str
+    ends: bool
+    payload: Callable[[int], bytes]
+
+
+class EventTeller:
+    """Puts the events of one source into words. Used by the pipeline thread.
+
+    Args:
+        topics: where the node speaks.
+        source: the microphone.
+        model: which model judges.
+        utc_of: when a sample was heard (`Timeline.utc_of`, or a `recording_timeline`).
+        sample_rate_hz: of the samples that events are counted in.
+        time_synced: whether the wall clock can be trusted.
+        replayed: whether this is a recording.
+        event_ids: where ids come from; give all tellers of a process the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        source: str,
+        model: ModelIdentity,
+        utc_of: Callable[[int], datetime],
+        sample_rate_hz: int,
+        time_synced: Callable[[], bool | None],
+        replayed: bool = False,
+        event_ids: EventIds | None = None,
+    ) -> None:
+        self._topics = topics
+        self._source = source
+        self._model = model
+        self._utc_of = utc_of
+        self._sample_rate_hz = sample_rate_hz
+        self._time_synced = time_synced
+        self._replayed = replayed
+        self._event_ids = event_ids or EventIds()
+        # An open event keeps its start: were the timeline to move meanwhile, it would neither stretch nor shrink.
+        self._open: dict[int, tuple[UUID, datetime]] = {}
+
+    def tell(self, event: SoundEvent) -> ToldEvent:
+        """Word one state of an event. Its first state must be `start`."""
+        quality = Quality(time_synced=self._time_synced())
+        if event.state == "start":
+            start = to_milliseconds(self._utc_of(event.onset))
+            self._open[event.id] = (self._event_ids.new(start), start)
+        event_id, start = self._open.pop(event.id) if event.state == "end" else self._open[event.id]
+        until = event.heard_until if event.offset is None else event.offset
+        duration_s = round((until - event.onset) / self._sample_rate_hz, _SECOND_DIGITS)
+        message = EventMessage(
+            schema_name="urbansound.event/1",
+            event_id=event_id,
+            seq=1,
+            event_type=event.state,
+            node=self._topics.node,
+            source=self._source,
+            label=event.label,
+            start=start,
+            end=None if event.offset is None else start + timedelta(seconds=duration_s),
+            duration_s=duration_s,
+            likelihood_peak=round(event.likelihood_peak, _LIKELIHOOD_DIGITS),
+            likelihood_mean=round(event.likelihood_mean, _LIKELIHOOD_DIGITS),
+            end_reason=event.end_reason,
+            model=self._model,
+            quality=quality,
+            replayed=self._replayed,
+        )
+        return ToldEvent(
+            topic=self._topics.event(self._source),
+            event_id=str(event_id),
+            ends=event.state == "end",
+            payload=lambda seq: message.model_copy(update={"seq": seq}).to_json(),
+        )
+
+
+def interrupted_end(last_payload: bytes) -> Callable[[int], bytes]:
+    """The end of an event that was open when the agent was killed, from the last message about it.
+
+    It ended when it was last told: nobody knows what was heard after that.
+
+    Returns:
+        from `seq` to the JSON.
+    """
+    last = EventMessage.model_validate_json(last_payload)
+    end = last.model_copy(
+        update={
+            "event_type": "end",
+            "end": last.start + timedelta(seconds=last.duration_s),
+            "end_reason": "interrupted",
+        }
+    )
+    return lambda seq: end.model_copy(update={"seq": seq}).to_json()
+
+
+def read_event(payload: bytes) -> EventMessage | None:
+    """The event in a message, or None where it is not one of ours."""
+    try:
+        return EventMessage.model_validate_json(payload)
+    except ValidationError:
+        return None
+
+
+def event_json_schema() -> dict[str, Any]:
+    """The JSON Schema of `urbansound.event/1`, as it is sent."""
+    return EventMessage.model_json_schema(mode="serialization", schema_generator=_AsSent)
+
+
+class _AsSent(GenerateJsonSchema):
+    """What is not known is left out: nothing may be null, or has a default."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+
+def finished_event_row(
+    event: SoundEvent, *, sample_rate_hz: int, file: str, recording_start: datetime | None = None
+) -> dict[str, str | float | None]:
+    """What `replay` prints about an event that has ended.
+
+    Args:
+        event: in state `end`.
+        sample_rate_hz: of the samples that it is counted in.
+        file: the recording, as the user named it.
+        recording_start: when its first sample was heard; None where nobody knows, then `start` and `end` are left out.
+
+    Returns:
+        `file`, `label`, `onset_s`, `offset_s`, `duration_s` (seconds from the start of the file, to the millisecond),
+        `likelihood_peak`, `likelihood_mean`, `end_reason`, and if known `start` and `end` (RFC 3339).
+
+    Raises:
+        ValueError: the event is still open.
+    """
+    if event.offset is None:
+        raise ValueError(f"event {event.id} ({event.label}) is in state {event.state}, expected end")
+    onset_s = round(event.onset / sample_rate_hz, _SECOND_DIGITS)
+    offset_s = round(event.offset / sample_rate_hz, _SECOND_DIGITS)
+    row: dict[str, str | float | None] = {
+        "file": file,
+        "label": event.label,
+        "onset_s": onset_s,
+        "offset_s": offset_s,
+        "duration_s": round(offset_s - onset_s, _SECOND_DIGITS),
+        "likelihood_peak": round(event.likelihood_peak, _LIKELIHOOD_DIGITS),
+        "likelihood_mean": round(event.likelihood_mean, _LIKELIHOOD_DIGITS),
+        "end_reason": event.end_reason,
+    }
+    if recording_start is not None:
+        row["start"] = rfc3339(recording_start + timedelta(seconds=onset_s))
+        row["end"] = rfc3339(recording_start + timedelta(seconds=offset_s))
+    return row

@@ -1,0 +1,88 @@
+"""The loop: audio blocks become sound events. Stages do not know one another; they meet here.
+
+In: an iterator of `AudioBlock`s and the built stages. Out: what `emit` is called with. Runs on the pipeline thread, or,
+with a recording in front, in `replay`. Time is in samples: nothing here asks a clock, a file or a network.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from agent.aggregation import Aggregator
+from agent.errors import AgentError
+from agent.events import EventDetector
+from agent.frontend import FrontEnd
+from agent.inference import Classifier
+from agent.values import AudioBlock, EndReason, Prediction, Segment, SoundEvent, Window
+
+
+def run(  # noqa: PLR0917  the sentence of the house, in its order
+    blocks: Iterable[AudioBlock],
+    front_end: FrontEnd,
+    classifier: Classifier,
+    aggregator: Aggregator,
+    detector: EventDetector,
+    emit: Callable[[SoundEvent], None],
+    *,
+    end_reason: Callable[[], EndReason] = lambda: "end_of_stream",
+    analysed: Callable[[int], None] = lambda _samples: None,
+    judged: Callable[[Prediction], None] = lambda _prediction: None,
+) -> None:
+    """Turn audio blocks into sound events, until the blocks end.
+
+    Every event that `start`ed also `end`s: at a gap, at the end, and when the blocks end with an error.
+
+    Args:
+        blocks: one stream; a block with `lost_before` above 0 begins afresh.
+        front_end: gives the windows. Like all stages, fresh or `reset`, and `reset` again in the end.
+        classifier: judges them.
+        aggregator: sums what it says.
+        detector: makes events of the sums.
+        emit: takes each event.
+        end_reason: asked when the blocks have ended: why they did.
+        analysed: told after each block up to which sample all is analysed.
+        judged: takes each window's prediction, before the events that follow from it.
+
+    Raises:
+        AgentError: what `blocks` or `emit` raise is passed on.
+    """
+
+    def tell(segments: Iterator[Segment]) -> None:
+        for segment in segments:
+            for event in detector.push(segment):
+                emit(event)
+
+    def judge(windows: Iterator[Window]) -> None:
+        for window in windows:
+            prediction = classifier.predict(window)
+            judged(prediction)
+            tell(aggregator.push(prediction))
+
+    def finish(reason: EndReason) -> None:
+        judge(front_end.flush())
+        tell(aggregator.flush())
+        for event in detector.flush(reason):
+            emit(event)
+        front_end.reset()
+        aggregator.reset()
+        detector.reset()
+
+    try:
+        for block in blocks:
+            if block.lost_before:
+                finish("gap")  # never a silent splice
+            judge(front_end.push(block))
+            analysed(block.first_sample + len(block.samples))
+    except AgentError:
+        finish(end_reason())
+        raise
+    finish(end_reason())
+
+
+def predictions(blocks: Iterable[AudioBlock], front_end: FrontEnd, classifier: Classifier) -> Iterator[Prediction]:
+    """Judge every window of one stream, and nothing more: for `classify`, training and pictures."""
+    for block in blocks:
+        if block.lost_before:
+            yield from map(classifier.predict, front_end.flush())
+            front_end.reset()
+        yield from map(classifier.predict, front_end.push(block))
+    yield from map(classifier.predict, front_end.flush())
+    front_end.reset()

@@ -1,0 +1,298 @@
+"""Drains the spool to the broker, in order; a message is forgotten only after its acknowledgement.
+
+In: the spool. Out: MQTT messages of QoS 1, each at least once. One thread, `publisher`, does all of it; the agent
+hears and spools with or without a broker.
+
+What is on its way when the connection is lost is sent again, from the oldest. What the broker refuses (an ACL) stays
+in the spool: its topic waits and is tried again, the other topics go on. MQTT 3.1.1 cannot tell a refusal, the message
+is lost there; that is why 5 is the default.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from agent.broker import RETRY_MAX_S, RETRY_MIN_S, BrokerOptions, Connection, Publication, Waker, retry_delays
+from agent.errors import AgentError, BrokerError
+from agent.spool import Spool
+
+log = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT = 20  # mosquitto's own default for what it takes at once
+
+_STEADY_S = 5.0  # a connection that held this long was a good one: after it, the first wait is short again
+_GOODBYE_S = 2.0
+_JOIN_GRACE_S = 1.0  # no more: a thread that waits for an unreachable host ends with the process
+_NEVER = float("inf")
+_ANNOUNCEMENT = 0  # in place of a `seq`, which is 1 or more
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How the publisher is doing.
+
+    Attributes:
+        connected: whether there is a broker.
+        delivered: messages acknowledged since the start.
+        queued: messages in the spool.
+        in_flight: of these, on their way.
+        refused: refusals by the broker since the start; a message that is refused twice counts twice.
+        dropped: messages dropped because the spool was full, since it was made.
+        last_error: why there is no broker or why it refused; None while all is well.
+    """
+
+    connected: bool
+    delivered: int
+    queued: int
+    in_flight: int
+    refused: int
+    dropped: int
+    last_error: str | None
+
+
+class Publisher:
+    """The publisher thread.
+
+    Args:
+        spool: what to send. Stays open when the publisher stops.
+        options: the broker.
+        client_id: the node's id.
+        announce: what to say first on each connection (`status` online, `info`); called on the publisher thread.
+        farewell: the last will, and the last message of a clean stop (`status` offline).
+        on_failure: called on the publisher thread when it cannot go on: the spool fails.
+        max_in_flight: messages on their way at once.
+        retry_min_s: the first wait after the broker was away or refused.
+        retry_max_s: the longest.
+    """
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        options: BrokerOptions,
+        client_id: str,
+        announce: Callable[[], Sequence[Publication]],
+        farewell: Publication,
+        on_failure: Callable[[Exception], None],
+        max_in_flight: int = MAX_IN_FLIGHT,
+        retry_min_s: float = RETRY_MIN_S,
+        retry_max_s: float = RETRY_MAX_S,
+    ) -> None:
+        self._spool = spool
+        self._options = options
+        self._client_id = client_id
+        self._announce = announce
+        self._farewell = farewell
+        self._on_failure = on_failure
+        self._new_delays = partial(retry_delays, retry_min_s, retry_max_s)
+        self._deliveries = _Deliveries(spool, max_in_flight, self._new_delays)
+        self._waker = Waker()
+        self._stop_asked = threading.Event()
+        self._stop_at = _NEVER
+        self._news = threading.Event()
+        self._connected = False
+        self._connected_at = _NEVER
+        self._delivered = 0
+        self._in_flight = 0
+        self._refused = 0
+        self._last_error: str | None = None
+        # A daemon: looking up a host name without a network may take longer than anyone wants to wait at exit.
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._spool.on_append(self._waker.wake)
+        self._thread.start()
+
+    def announce_again(self) -> None:
+        """Say the announcement anew: something in it has changed."""
+        self._news.set()
+        self._waker.wake()
+
+    def stop(self, drain_s: float) -> bool:
+        """Deliver what waits, say goodbye, disconnect.
+
+        Args:
+            drain_s: at most this long for what waits; the rest stays in the spool.
+
+        Returns:
+            whether all was delivered.
+        """
+        self._stop_at = time.monotonic() + drain_s
+        self._stop_asked.set()
+        self._waker.wake()
+        self._thread.join(drain_s + _GOODBYE_S + _JOIN_GRACE_S)
+        if not self._thread.is_alive():
+            self._spool.on_append(None)
+            self._waker.close()
+        return len(self._spool) == 0
+
+    def delivery(self) -> Delivery:
+        """How it is doing; may be asked from any thread."""
+        return Delivery(
+            connected=self._connected,
+            delivered=self._delivered,
+            queued=len(self._spool),
+            in_flight=self._in_flight,
+            refused=self._refused,
+            dropped=self._spool.dropped,
+            last_error=self._last_error,
+        )
+
+    def _run(self) -> None:
+        try:
+            self._keep_connected()
+        except AgentError as error:
+            self._on_failure(error)
+        except Exception as error:
+            self._on_failure(error)
+            raise
+
+    def _keep_connected(self) -> None:
+        delays = self._new_delays()
+        while not self._stop_asked.is_set() or (len(self._spool) > 0 and time.monotonic() < self._stop_at):
+            self._connected_at = _NEVER
+            try:
+                self._serve(Connection(self._options, self._client_id, will=self._farewell, waker=self._waker))
+            except BrokerError as error:
+                if time.monotonic() - self._connected_at >= _STEADY_S:
+                    delays = self._new_delays()
+                delay_s = next(delays)
+                self._last_error = str(error)
+                log.warning("mqtt.away retry_s=%.1f queued=%d reason=%s", delay_s, len(self._spool), error)
+                self._pause(delay_s)
+            else:
+                return
+
+    def _pause(self, delay_s: float) -> None:
+        if not self._stop_asked.is_set():
+            self._stop_asked.wait(delay_s)  # whoever asks to stop gets one more attempt at once
+        else:
+            time.sleep(max(0.0, min(delay_s, self._stop_at - time.monotonic())))
+
+    def _serve(self, connection: Connection) -> None:
+        """Deliver until asked to stop, then say goodbye."""
+        log.info("mqtt.connected broker=%s:%d queued=%d", self._options.host, self._options.port, len(self._spool))
+        deliveries = self._deliveries
+        deliveries.begin(connection)
+        self._connected, self._connected_at = True, time.monotonic()
+        self._last_error = deliveries.refusal
+        self._news.set()
+        try:
+            while True:
+                if self._news.is_set():
+                    self._news.clear()
+                    deliveries.announce(self._announce())
+                deliveries.send()
+                self._in_flight = deliveries.in_flight
+                remaining_s = self._stop_at - time.monotonic()
+                if self._stop_asked.is_set() and (remaining_s <= 0.0 or self._in_flight == 0):
+                    break
+                delivered, refused = deliveries.settle(remaining_s)
+                self._delivered += delivered
+                self._refused += refused
+                self._last_error = deliveries.refusal
+            self._say_goodbye(connection)
+        finally:
+            self._connected, self._in_flight = False, 0
+            connection.drop()
+
+    def _say_goodbye(self, connection: Connection) -> None:
+        ticket = connection.publish(self._farewell)
+        until = time.monotonic() + _GOODBYE_S
+        while (remaining_s := until - time.monotonic()) > 0.0:
+            acknowledgements, _ = connection.wait(remaining_s)
+            if any(one.ticket == ticket for one in acknowledgements):
+                break
+        connection.close()
+
+
+class _Deliveries:
+    """What is on its way, and what the broker refuses. Used by the publisher thread.
+
+    Args:
+        spool: what to send.
+        max_in_flight: messages on their way at once.
+        new_delays: how long a refused topic waits, time after time.
+    """
+
+    def __init__(self, spool: Spool, max_in_flight: int, new_delays: Callable[[], Iterator[float]]) -> None:
+        self._spool = spool
+        self._max_in_flight = max_in_flight
+        self._new_delays = new_delays
+        self._delays = new_delays()
+        self._refused_topics: set[str] = set()
+        self._retry_at = _NEVER  # until then the refused topics are held back, over connections
+        self.refusal: str | None = None
+
+    def begin(self, connection: Connection) -> None:
+        """Start at the oldest: what was on its way on the last connection is still in the spool."""
+        self._connection = connection
+        self._window = min(self._max_in_flight, connection.receive_maximum)
+        self._sent: dict[int, tuple[int, str]] = {}  # ticket: seq, topic
+        self._sent_until = 0
+        if self._refused_topics:  # perhaps the refusal cost the last connection: the others go first on this one
+            self._retry_at = time.monotonic() + next(self._delays)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages on their way, announcements too."""
+        return len(self._sent)
+
+    def announce(self, publications: Sequence[Publication]) -> None:
+        """Send what is not in the spool."""
+        for publication in publications:
+            self._sent[self._connection.publish(publication)] = (_ANNOUNCEMENT, publication.topic)
+
+    def send(self) -> None:
+        """Send the next messages, as many as the window lets."""
+        if time.monotonic() >= self._retry_at:
+            if self._sent:
+                return  # first hear about these: starting over would send them twice
+            self._sent_until = 0
+            self._retry_at = _NEVER
+        held_back = self._refused_topics if self._retry_at < _NEVER else ()
+        room = max(0, self._window - len(self._sent))
+        for message in self._spool.oldest(room, after=self._sent_until, but_not_to=held_back):
+            ticket = self._connection.publish(Publication(message.topic, message.payload))
+            self._sent[ticket] = (message.seq, message.topic)
+            self._sent_until = message.seq
+
+    def settle(self, timeout_s: float) -> tuple[int, int]:
+        """Wait for acknowledgements, and forget what they are for.
+
+        Returns:
+            how many messages were delivered, and how many refused.
+        """
+        until_retry_s = self._retry_at - time.monotonic()
+        acknowledgements, _ = self._connection.wait(min(timeout_s, until_retry_s) if until_retry_s > 0.0 else timeout_s)
+        delivered, refused = [], 0
+        for acknowledgement in acknowledgements:
+            seq, topic = self._sent.pop(acknowledgement.ticket)
+            if acknowledgement.refusal is not None:
+                refused += 1
+                self._hold_back(topic, acknowledgement.refusal)
+                continue
+            self._accept(topic)
+            if seq != _ANNOUNCEMENT:
+                delivered.append(seq)
+        self._spool.forget(delivered)
+        return len(delivered), refused
+
+    def _hold_back(self, topic: str, refusal: str) -> None:
+        self._refused_topics.add(topic)
+        self.refusal = f"broker refuses {topic} ({refusal})"
+        if self._retry_at == _NEVER:
+            delay_s = next(self._delays)
+            self._retry_at = time.monotonic() + delay_s
+            log.error("mqtt.refused topic=%s reason=%s retry_s=%.1f", topic, refusal, delay_s)
+
+    def _accept(self, topic: str) -> None:
+        if topic in self._refused_topics:
+            self._refused_topics.remove(topic)
+            if not self._refused_topics:
+                self.refusal = None
+                self._delays = self._new_delays()

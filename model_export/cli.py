@@ -1,0 +1,182 @@
+"""`urbansound-model`: train, quantize, package, verify, cross-validate; or all of it by `build`.
+
+Heavy libraries are imported by the command that needs them. Exit codes as in `agent.errors`.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import __version__
+from agent.errors import AgentError, UsageError
+from model_export import clips as clip_lists
+
+if TYPE_CHECKING:
+    from model_export.clips import Clip
+    from model_export.train import Recipe
+
+NOT_MEASURED = "Not measured for this build: run `urbansound-model crossvalidate`, then `package --figures`.\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        options.run(options)
+    except AgentError as error:
+        print(f"urbansound-model: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        print(
+            f"urbansound-model: {error.name} is not installed; pip install 'urban-sound-agent[export]'",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="urbansound-model",
+        description="From labelled recordings to a verified, quantized model folder.",
+        epilog="example: urbansound-model build --us8k UrbanSound8K --esc10 ESC-50 --out my-model",
+    )
+    parser.add_argument("--version", action="version", version=f"urbansound-model {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--us8k", type=Path, required=True, metavar="DIR", help="UrbanSound8K")
+    data.add_argument("--esc10", type=Path, required=True, metavar="DIR", help="ESC-10 or ESC-50")
+    training = argparse.ArgumentParser(add_help=False)
+    training.add_argument("--epochs", type=int, metavar="N", help="another number of epochs than the recipe's")
+    training.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
+    training.add_argument("--threads", type=int, default=0, metavar="N", help="threads; 0 for all cores (default)")
+
+    command = commands.add_parser("build", parents=[data, training], help="all steps: train to verify")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    command.add_argument("--figures", type=Path, metavar="FILE", help="crossvalidation.json for the model card")
+    command.set_defaults(run=_build)
+    command = commands.add_parser("train", parents=[data, training], help="train both networks (Keras)")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained networks")
+    command.set_defaults(run=_train)
+    command = commands.add_parser("quantize", parents=[data], help="trained networks to int8 TFLite")
+    command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    command.set_defaults(run=_quantize)
+    command = commands.add_parser("package", parents=[data], help="measure the response, write the model card")
+    command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
+    command.add_argument("--model", type=Path, required=True, metavar="DIR", help="what `quantize` wrote")
+    command.add_argument("--figures", type=Path, metavar="FILE", help="crossvalidation.json for the model card")
+    command.set_defaults(run=_package)
+    command = commands.add_parser("verify", parents=[data], help="hold Keras, TFLite and the agent against each other")
+    command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
+    command.add_argument("--model", type=Path, required=True, metavar="DIR", help="what `package` wrote")
+    command.set_defaults(run=_verify)
+    command = commands.add_parser(
+        "crossvalidate", parents=[data, training], help="train and test on each fold, beside published peers"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for networks and figures")
+    command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all)")
+    command.add_argument(
+        "--peer", type=Path, action="append", default=[], metavar="FILE", help="a TFLite file that takes a waveform"
+    )
+    command.set_defaults(run=_crossvalidate)
+    return parser
+
+
+def _clips(options: argparse.Namespace) -> "list[Clip]":
+    return clip_lists.urbansound8k(options.us8k) + clip_lists.esc10(options.esc10)
+
+
+def _recipe(options: argparse.Namespace) -> "Recipe":
+    import dataclasses
+
+    from model_export.train import Recipe
+
+    changes = {name: getattr(options, name) for name in ("epochs", "seed") if getattr(options, name) is not None}
+    if changes.get("epochs", 1) < 1:
+        raise UsageError(f"--epochs {options.epochs}: expected 1 or more")
+    return dataclasses.replace(Recipe(), **changes)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from model_export.train import train
+
+    train(_clips(options), _recipe(options), options.out, num_threads=options.threads)
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    from model_export.crossvalidate import load_networks
+    from model_export.quantize import quantize, representative_windows
+
+    embedding, classifier = load_networks(options.networks)
+    quantize(embedding, classifier, representative_windows(_clips(options), seed=0), options.out)
+
+
+def _package(options: argparse.Namespace) -> None:
+    from agent.inference import Classifier
+    from model_export.crossvalidate import read_results, tables
+    from model_export.package import write_card, write_document
+    from model_export.response import measure_response
+    from model_export.train import TRAINING_NAME
+
+    model = write_card(options.model, onset_response_s=0.5, offset_response_s=0.5)
+    clips = [clip for clip in _clips(options) if clip.dataset == "us8k"]
+    response = measure_response(Classifier(model), model.card.front_end, clips, n_clips=240, seed=0)
+    print(f"response: onset {response.onset_s} s, offset {response.offset_s} s, {response.n_clips} clips")
+    model = write_card(options.model, onset_response_s=response.onset_s, offset_response_s=response.offset_s)
+    figures = tables(read_results(options.figures)) if options.figures else NOT_MEASURED
+    training = json.loads((options.networks / TRAINING_NAME).read_text(encoding="utf-8"))
+    write_document(model, training, figures)
+    print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from agent.model_card import load_model_folder
+    from model_export.crossvalidate import load_networks
+    from model_export.quantize import representative_windows
+    from model_export.verify import check_model
+
+    embedding, classifier = load_networks(options.networks)
+    windows = representative_windows(_clips(options), seed=1)
+    agreement = check_model(embedding, classifier, load_model_folder(options.model), windows)
+    print(
+        f"verified on {agreement.n_windows} windows: same label {agreement.same_label:.1%}, mean difference "
+        f"{agreement.mean_difference:.4f}, agent against TFLite at most {agreement.max_step:.4f}"
+    )
+
+
+def _crossvalidate(options: argparse.Namespace) -> None:
+    from model_export.crossvalidate import crossvalidate, tables
+    from model_export.peers import WaveformPeer
+
+    clips = _clips(options)
+    results = crossvalidate(
+        clips,
+        _recipe(options),
+        options.out,
+        folds=options.folds or sorted({clip.fold for clip in clips if clip.dataset == "us8k"}),
+        peers={file.stem: WaveformPeer(file) for file in options.peer},
+        num_threads=options.threads,
+    )
+    print(tables(results))
+
+
+def _build(options: argparse.Namespace) -> None:
+    work = options.out.with_name(f"{options.out.name}.networks")
+    steps = argparse.Namespace(**vars(options) | {"networks": work, "model": options.out})
+    _train(argparse.Namespace(**vars(options) | {"out": work}))
+    _quantize(steps)
+    _package(steps)
+    _verify(steps)
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Cross-validation over the folds of UrbanSound8K: our network and its peers on the same clips, by the same rules.
+
+In: clips. Out: `crossvalidation.json` and a table. For each fold the network is trained on the other folds (no
+recording of the fold is in training), quantized, and run through the agent's own front end and inference; peers are
+embedded, and the paper's MLP is trained on their embeddings. A clip's label is the largest sum of likelihoods over its
+windows, each 0.1 s; `background` for a street sound is a mistake.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.inference import Classifier
+from agent.values import FloatArray, Window
+from model_export import networks, noise
+from model_export.clips import BACKGROUND, LABELS, URBANSOUND8K_LABELS, Clip, hold_out_fold, split_by_recording
+from model_export.features import all_windows, frames_of_clips, read_mono
+from model_export.package import write_card
+from model_export.peers import PEER_RATE_HZ, WaveformPeer, clip_targets, train_mlp
+from model_export.quantize import quantize, representative_windows
+from model_export.train import TRAINING_NAME, Recipe, train
+
+log = logging.getLogger(__name__)
+
+RESULT_NAME = "crossvalidation.json"
+PEER_SEEDS = (0, 1, 2)
+VALIDATION_FRACTION = 0.1
+
+Confusion = NDArray[np.int64]  # (n_labels, n_labels): true label, predicted label
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """One system on one fold.
+
+    Attributes:
+        system: what was tested.
+        fold: the fold it had not heard.
+        seed: of the run.
+        confusion: counts of clips, true label by predicted label, in the order of `LABELS`.
+    """
+
+    system: str
+    fold: int
+    seed: int
+    confusion: list[list[int]]
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of UrbanSound8K's clips with the right label."""
+        street = np.asarray(self.confusion)[: len(URBANSOUND8K_LABELS)]
+        return float(np.trace(street) / street.sum())
+
+
+def crossvalidate(
+    clips: Sequence[Clip],
+    recipe: Recipe,
+    out: Path,
+    *,
+    folds: Sequence[int],
+    peers: Mapping[str, WaveformPeer],
+    num_threads: int,
+) -> list[FoldResult]:
+    """Train and test on each fold. Networks already trained in `out` by the same recipe are used again."""
+    results: list[FoldResult] = []
+    peer_embeddings = {name: _peer_embeddings(peer, clips) for name, peer in peers.items()}
+    for fold in folds:
+        # ESC-10 clips in the test say whether background stays background; they are not in the accuracy.
+        split = hold_out_fold(clips, fold)
+        results += _own_results(split, recipe, out / f"fold{fold}", fold=fold, num_threads=num_threads)
+        for name, embeddings in peer_embeddings.items():
+            results += _peer_results((name, peers[name]), embeddings, split, recipe, fold=fold)
+        for result in results:
+            if result.fold == fold:
+                log.info(
+                    "crossvalidate.fold fold=%d system=%s seed=%d accuracy=%.3f",
+                    fold,
+                    result.system,
+                    result.seed,
+                    result.accuracy,
+                )
+    out.mkdir(parents=True, exist_ok=True)
+    record = [asdict(result) | {"accuracy": round(result.accuracy, 4)} for result in results]
+    (out / RESULT_NAME).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    return results
+
+
+def read_results(file: Path) -> list[FoldResult]:
+    """What `crossvalidate` wrote."""
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    return [FoldResult(row["system"], row["fold"], row["seed"], row["confusion"]) for row in rows]
+
+
+def _own_results(
+    split: tuple[Sequence[Clip], Sequence[Clip]], recipe: Recipe, work: Path, *, fold: int, num_threads: int
+) -> list[FoldResult]:
+    train_clips, test_clips = split
+    embedding, classifier = _trained(train_clips, recipe, work, num_threads)
+    quantize(embedding, classifier, representative_windows(train_clips, seed=recipe.seed), work)
+    agents_own = Classifier(write_card(work, onset_response_s=0.0, offset_response_s=0.0))
+    windows, counts = all_windows(frames_of_clips(test_clips))
+    targets = [LABELS.index(clip.label) for clip in test_clips]
+    int8 = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
+    return [FoldResult("l3-edge int8", fold, recipe.seed, confusion(int8, counts, targets))]
+
+
+def _trained(clips: Sequence[Clip], recipe: Recipe, work: Path, num_threads: int) -> tuple[keras.Model, keras.Model]:
+    record = work / TRAINING_NAME
+    if record.is_file() and Recipe(**json.loads(record.read_text())["recipe"]) == recipe:
+        log.info("crossvalidate.trained_before folder=%s", work.name)
+        return load_networks(work)
+    return train(clips, recipe, work, num_threads=num_threads)
+
+
+def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
+    """The two networks that `train` saved."""
+    embedding = keras.models.load_model(work / f"{networks.EMBEDDING}.keras", compile=False)
+    classifier = keras.models.load_model(work / f"{networks.CLASSIFIER}.keras", compile=False)
+    return embedding, classifier
+
+
+def _peer_embeddings(peer: WaveformPeer, clips: Sequence[Clip]) -> dict[Path, FloatArray]:
+    embeddings = {}
+    for number, clip in enumerate(clips, start=1):
+        embeddings[clip.file] = peer.embeddings(*read_mono(clip.file))
+        if number % 500 == 0:
+            log.info("crossvalidate.peer_embeddings clips=%d of=%d", number, len(clips))
+    return embeddings
+
+
+def _peer_results(
+    named: tuple[str, WaveformPeer],
+    embeddings: Mapping[Path, FloatArray],
+    split: tuple[Sequence[Clip], Sequence[Clip]],
+    recipe: Recipe,
+    *,
+    fold: int,
+) -> list[FoldResult]:
+    name, peer = named
+    train_clips, test_clips = split
+    noise_rows = _noise_embeddings(peer, recipe)
+    results = []
+    for seed in PEER_SEEDS:
+        kept, held = split_by_recording(train_clips, fraction=VALIDATION_FRACTION, seed=seed)
+        x, y = _rows(embeddings, kept)
+        x = np.concatenate([x, noise_rows])
+        y = np.concatenate([y, np.full(len(noise_rows), LABELS.index(BACKGROUND), np.int64)])
+        classifier = train_mlp((x, y), _rows(embeddings, held), n_labels=len(LABELS), seed=seed)
+        test_x, _ = _rows(embeddings, test_clips)
+        likelihoods = classifier.predict(test_x, batch_size=512, verbose=0)
+        counts = [len(embeddings[clip.file]) for clip in test_clips]
+        targets = [LABELS.index(clip.label) for clip in test_clips]
+        results.append(FoldResult(f"{name} + MLP", fold, seed, confusion(likelihoods, counts, targets)))
+    return results
+
+
+def _noise_embeddings(peer: WaveformPeer, recipe: Recipe) -> FloatArray:
+    """The peer hears the same kind and amount of synthetic background."""
+    rng = np.random.default_rng(recipe.seed)
+    n_samples = round(recipe.noise_clip_s * PEER_RATE_HZ)
+    sounds = [noise.background(n_samples, PEER_RATE_HZ, rng) for _ in range(recipe.noise_clips)]
+    return np.concatenate([peer.embeddings(sound, PEER_RATE_HZ) for sound in sounds])
+
+
+def _rows(embeddings: Mapping[Path, FloatArray], clips: Sequence[Clip]) -> tuple[FloatArray, NDArray[np.int64]]:
+    rows = [embeddings[clip.file] for clip in clips]
+    targets = [LABELS.index(clip.label) for clip in clips]
+    return np.concatenate(rows), clip_targets(targets, [len(row) for row in rows])
+
+
+def confusion(likelihoods: FloatArray, counts: Sequence[int], targets: Sequence[int]) -> list[list[int]]:
+    """Judge each clip by the sum of its windows' likelihoods.
+
+    Args:
+        likelihoods: float32 (n_windows, n_labels), the clips one after the other.
+        counts: windows of each clip.
+        targets: label index of each clip.
+    """
+    matrix = np.zeros((likelihoods.shape[1], likelihoods.shape[1]), np.int64)
+    start = 0
+    for count, target in zip(counts, targets, strict=True):
+        matrix[target, likelihoods[start : start + count].sum(axis=0).argmax()] += 1
+        start += count
+    counted: list[list[int]] = matrix.tolist()
+    return counted
+
+
+def tables(results: Sequence[FoldResult]) -> str:
+    """The figures as Markdown: per fold, and per label over all folds."""
+    folds = sorted({result.fold for result in results})
+    systems = list(dict.fromkeys(result.system for result in results))
+    head = ["system", *(f"fold {fold}" for fold in folds), "mean of folds"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for system in systems:
+        per_fold = [[r.accuracy for r in results if r.system == system and r.fold == fold] for fold in folds]
+        cells = [_percent(values) for values in per_fold]
+        seeds = list(zip(*per_fold, strict=True))
+        lines.append(_row([system, *cells, _percent([float(np.mean(run)) for run in seeds])]))
+    lines += ["", "Recall per label, all folds together:", ""]
+    lines += [_row(["label", "clips", *systems]), _row(["---"] * (len(systems) + 2))]
+    sums = {
+        system: np.sum([np.asarray(r.confusion) for r in results if r.system == system], axis=0) for system in systems
+    }
+    for index, label in enumerate(LABELS):
+        n_clips = sum(
+            sum(r.confusion[index])
+            for r in results
+            if r.system == systems[0] and r.seed == next(q.seed for q in results if q.system == systems[0])
+        )
+        recalls = [f"{100 * sums[s][index, index] / max(1, sums[s][index].sum()):.1f} %" for s in systems]
+        lines.append(_row([label, str(n_clips), *recalls]))
+    return "\n".join(lines) + "\n"
+
+
+def _percent(values: Sequence[float]) -> str:
+    mean = 100 * float(np.mean(values))
+    if len(values) == 1:
+        return f"{mean:.1f} %"
+    return f"{mean:.1f} ± {100 * float(np.std(values, ddof=1)):.1f} %"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,134 @@
+"""Write the model folder: `model.json` and `MODEL_CARD.md` beside the two TFLite files.
+
+In: the TFLite files, the record of the training, the figures of the cross-validation where there are any. Out: a
+folder that `agent.model_card.load_model_folder` accepts.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ai_edge_litert.interpreter import Interpreter
+
+from agent.model_card import (
+    CARD_NAME,
+    EventCard,
+    EventNumbers,
+    ModelCard,
+    ModelFolder,
+    NetworkCard,
+    TensorCard,
+    load_model_folder,
+    sha256_of,
+)
+from model_export.clips import BACKGROUND, LABELS
+from model_export.features import FRONT_END
+
+NAME, VERSION = "l3-edge-us8k", "1"
+LICENCE = "CC-BY-NC-3.0 (trained on UrbanSound8K, which is for non-commercial use)"
+DESCRIPTION = "L3 audio network scaled for the edge with an MLP 512-128; the ten classes of UrbanSound8K and background"
+DOCUMENT = "MODEL_CARD.md"
+
+SPAN_S = 1.0
+DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0)
+CLASS_NUMBERS = {"gun_shot": EventNumbers(min_duration_s=0.1), "dog_bark": EventNumbers(min_duration_s=0.1)}
+
+
+def network_card(file: Path) -> NetworkCard:
+    """What a TFLite file is, read from the file."""
+    interpreter = Interpreter(model_path=str(file))
+    return NetworkCard(
+        file=file.name,
+        sha256=sha256_of(file),
+        input=_tensor_card(interpreter.get_input_details()[0]),
+        output=_tensor_card(interpreter.get_output_details()[0]),
+    )
+
+
+def _tensor_card(details: dict[str, Any]) -> TensorCard:
+    scale, zero_point = details["quantization"]
+    return TensorCard(
+        shape=tuple(int(n) for n in details["shape"]), dtype="int8", scale=float(scale), zero_point=int(zero_point)
+    )
+
+
+def write_card(folder: Path, *, onset_response_s: float, offset_response_s: float) -> ModelFolder:
+    """Write `model.json` for the TFLite files in the folder, and load the folder as the agent does."""
+    card = ModelCard(
+        schema_name="urbansound.model/1",
+        name=NAME,
+        version=VERSION,
+        licence=LICENCE,
+        description=DESCRIPTION,
+        labels=LABELS,
+        background_label=BACKGROUND,
+        front_end=FRONT_END,
+        embedding=network_card(folder / "embedding.tflite"),
+        classifier=network_card(folder / "classifier.tflite"),
+        events=EventCard(
+            span_s=SPAN_S,
+            onset_response_s=onset_response_s,
+            offset_response_s=offset_response_s,
+            default=DEFAULT_NUMBERS,
+            classes=CLASS_NUMBERS,
+        ),
+    )
+    text = json.dumps(card.model_dump(mode="json", by_alias=True, exclude_none=True), indent=1)
+    (folder / CARD_NAME).write_text(text + "\n", encoding="utf-8")
+    return load_model_folder(folder)
+
+
+def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -> None:
+    """Write `MODEL_CARD.md`, for people.
+
+    Args:
+        model: the folder with its card.
+        training: the record that `train` wrote.
+        figures: the tables of `crossvalidate`, or what is said where they were not measured.
+    """
+    front_end, recipe = model.card.front_end, training["recipe"]
+    (model.path / DOCUMENT).write_text(
+        f"""# {model.card.name}, version {model.card.version}
+
+{model.card.description}. It answers with likelihoods for: {", ".join(model.card.labels)}.
+
+## Use
+It is the default model of the urban sound agent: one second of sound each tenth of a second, on the sensor itself.
+It is meant for counting and timing street sounds. It is not meant for safety of life, for evidence against a person,
+or for speech; it does not recognise who or what is said.
+
+## Licence and data
+The weights are under {model.card.licence}. The code is Apache-2.0. Trained on:
+
+- UrbanSound8K, CC BY-NC 3.0: J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research",
+  ACM Multimedia 2014. **Non-commercial.** Its clips come from Freesound, by the users behind each recording.
+  Here: folds 1 and 2 and a part of fold 3.
+- ESC-10, CC BY 3.0: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015. Rain, sea
+  waves, crackling fire and ticking clocks are `background`, its dogs are `dog_bark`; its other classes are not used.
+- Synthetic noise (`model_export/noise.py`) as `background`.
+
+{training["clips"]} clips of {training["recordings"]} recordings, and {recipe["noise_clips"]} clips of noise.
+
+## Network
+Log-mel: {front_end.sample_rate_hz} Hz, {front_end.n_mels} {front_end.mel_scale.upper()} bands from
+{front_end.mel_min_hz:.0f} to {front_end.mel_max_hz:.0f} Hz, Hann taper of {front_end.taper_length_samples} samples each
+{front_end.hop_length_samples} samples, {front_end.n_frames} frames wholly inside 1 s; decibels relative to a full-scale
+sine, a fixed reference, from {front_end.level_min_db:.0f} to {front_end.level_max_db:.0f} dB. L3 audio network
+(Cramer et al., ICASSP 2019) with 32-64-128-256 filters, no padding along time, maximum over the last map; MLP 512-128
+with the standardization folded in; {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
+
+Trained from scratch in {recipe["epochs"]} epochs (fixed in advance) of AdamW under a one-cycle schedule, with gain,
+power-domain mixup, backgrounds, SpecAugment, small time and pitch warps, and weight averaging;
+{training["duration_s"]} s on the machine that made it.
+
+## Figures
+{figures}
+## Limits
+Few recordings: many classes were heard from some dozens of places only. Two sounds at a time share one likelihood
+(softmax): the louder one wins. Likelihoods are not calibrated. The event thresholds are first choices, not tuned.
+
+## Make it again
+`urbansound-model build --us8k DIR --esc10 DIR --out DIR` (seed {recipe["seed"]}).
+""",
+        encoding="utf-8",
+    )

@@ -1,0 +1,99 @@
+"""One promise, every form: the trained, the quantized and the agent's own network say the same.
+
+In: the Keras networks, a model folder and windows of real sound. Out: a `Agreement`, or a `ModelError`.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from agent.errors import ModelError
+from agent.inference import Classifier
+from agent.model_card import ModelFolder
+from agent.values import FloatArray, Window
+
+MIN_SAME_LABEL = 0.95  # int8 against float: where two labels are near each other, either may win
+MAX_MEAN_DIFFERENCE = 0.03  # of the likelihoods
+MAX_STEP = 1.5 / 256  # agent against plain TFLite: one step of the int8 softmax
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well the forms agree, over the windows looked at.
+
+    Attributes:
+        n_windows: how many.
+        same_label: fraction of windows where int8 and float name the same label.
+        mean_difference: mean absolute difference of the likelihoods, int8 against float.
+        max_step: largest difference between the agent's likelihoods and those of plain TFLite.
+    """
+
+    n_windows: int
+    same_label: float
+    mean_difference: float
+    max_step: float
+
+
+def check_model(embedding: keras.Model, classifier: keras.Model, model: ModelFolder, windows: FloatArray) -> Agreement:
+    """Hold Keras, TFLite and the agent's inference against each other.
+
+    Args:
+        embedding: the trained network, window to embedding.
+        classifier: the trained network, embedding to likelihoods.
+        model: the packaged model.
+        windows: float32 (n, n_frames, n_mels), at the card's levels.
+
+    Raises:
+        ModelError: they differ by more than the constants of this module allow.
+    """
+    trained = classifier.predict(
+        embedding.predict(windows[..., None], batch_size=64, verbose=0), batch_size=64, verbose=0
+    )  # (n, n_labels)
+    plain = _plain_tflite(model, windows)  # (n, n_labels)
+    agents_own = Classifier(model)
+    agent = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
+    agreement = Agreement(
+        n_windows=len(windows),
+        same_label=float(np.mean(trained.argmax(axis=1) == agent.argmax(axis=1))),
+        mean_difference=float(np.mean(np.abs(trained - agent))),
+        max_step=float(np.max(np.abs(plain - agent))),
+    )
+    if agreement.same_label < MIN_SAME_LABEL:
+        raise ModelError(
+            f"{model.path}: int8 names the label of float in {agreement.same_label:.1%} of {len(windows)} windows, "
+            f"expected {MIN_SAME_LABEL:.0%} or more"
+        )
+    if agreement.mean_difference > MAX_MEAN_DIFFERENCE:
+        raise ModelError(
+            f"{model.path}: int8 likelihoods differ from float by {agreement.mean_difference:.4f} in the mean, "
+            f"expected {MAX_MEAN_DIFFERENCE} or less"
+        )
+    if agreement.max_step > MAX_STEP:
+        raise ModelError(
+            f"{model.path}: the agent's likelihoods differ from TFLite's by {agreement.max_step:.4f}, "
+            f"expected {MAX_STEP:.4f} or less"
+        )
+    return agreement
+
+
+def _plain_tflite(model: ModelFolder, windows: FloatArray) -> FloatArray:
+    """Both files run one after the other, with nothing of the agent in between."""
+    networks = []
+    for file in (model.embedding_file, model.classifier_file):
+        interpreter = Interpreter(model_path=str(file), num_threads=1)
+        interpreter.allocate_tensors()
+        networks.append((interpreter, interpreter.get_input_details()[0], interpreter.get_output_details()[0]))
+    likelihoods = []
+    for window in windows:
+        values = window[None, ..., None]
+        for interpreter, into, out_of in networks:
+            scale, zero_point = into["quantization"]
+            quantized = np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
+            interpreter.set_tensor(into["index"], quantized)
+            interpreter.invoke()
+            scale, zero_point = out_of["quantization"]
+            values = (interpreter.get_tensor(out_of["index"]).astype(np.float32) - zero_point) * np.float32(scale)
+        likelihoods.append(values[0])
+    return np.stack(likelihoods)

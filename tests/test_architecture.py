@@ -1,0 +1,125 @@
+"""ARCHITECTURE.md's table, held to the code: who may know whom, and one owner for each outside thing."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+# What each module of the agent may import from the agent: data goes right and never back.
+STAGES = {"aggregation", "events", "frontend", "inference"}
+MAY_IMPORT = {
+    "values": set(),
+    "errors": set(),
+    "config": {"errors", "model_card"},
+    "model_card": {"errors", "values"},
+    "clock": set(),
+    "capture": {"errors", "ring", "values"},
+    "wavfile": {"errors", "values"},
+    "ring": {"values"},
+    "frontend": {"errors", "model_card", "values"},
+    "inference": {"errors", "model_card", "values"},
+    "aggregation": {"values"},
+    "events": {"values"},
+    "pipeline": {"errors", "values"} | STAGES,
+    "messages": {"clock", "values"},
+    "spool": {"errors"},
+    "broker": {"errors"},
+    "publisher": {"broker", "errors", "spool"},
+    "health": set(),
+    "progress": set(),
+    # The builder; then the two ways to run what it built, and what a person sees.
+    "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
+    "replay": {"app", "errors", "pipeline", "values", "wavfile"},
+    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pipeline", "ring", "values"},
+    "cli": {"app", "broker", "capture", "clock", "config", "errors", "messages"}
+    | {"progress", "replay", "sensor", "values", "wavfile"},
+}
+
+OWNERS = {
+    "sounddevice": "capture",
+    "soundfile": "wavfile",
+    "soxr": "frontend",
+    "ai_edge_litert": "inference",
+    "sqlite3": "spool",
+    "paho": "broker",
+    "tomllib": "config",
+}
+WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+
+AGENT = sorted((REPOSITORY / "agent").glob("*.py"))
+MODEL_EXPORT = sorted((REPOSITORY / "model_export").glob("*.py"))
+
+
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports_of(file: Path) -> set[str]:
+    """Full names of the modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def neighbours_of(file: Path, package: str) -> set[str]:
+    """Modules of a package that a file imports."""
+    return {name.split(".")[1] for name in imports_of(file) if name.startswith(f"{package}.")}
+
+
+@pytest.mark.parametrize("file", AGENT, ids=lambda file: file.stem)
+def test_a_module_knows_only_its_neighbours(file: Path) -> None:
+    """No module imports another that the table does not allow it, and none imports `model_export`."""
+    modules = {other.stem for other in AGENT}
+    assert file.stem in MAY_IMPORT or file.stem == "__init__", (
+        f"{file.name} is not in the table: say what it may import"
+    )
+
+    assert (neighbours_of(file, "agent") & modules) - MAY_IMPORT.get(file.stem, set()) == set()
+    assert neighbours_of(file, "model_export") == set()
+
+
+def test_the_table_names_no_module_that_is_gone() -> None:
+    """The table is about the modules that there are."""
+    assert MAY_IMPORT.keys() - {file.stem for file in AGENT} == set()
+
+
+@pytest.mark.parametrize("thing", OWNERS)
+def test_an_outside_thing_has_one_owner(thing: str) -> None:
+    """Sound card, files, networks, broker, database and configuration are each touched by one module."""
+    users = {file.stem for file in AGENT if any(name.split(".")[0] == thing for name in imports_of(file))}
+
+    assert users == {OWNERS[thing]}
+
+
+def test_the_wall_clock_has_one_owner() -> None:
+    """Only `clock` asks what time it is; all else counts samples or uses the monotonic clock."""
+    users = {
+        file.stem
+        for file in AGENT
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Attribute) and ".".join(ast.unparse(node).split(".")[-2:]) in WALL_CLOCK
+    }
+
+    assert users == {"clock"}
+
+
+@pytest.mark.parametrize("file", [*AGENT, *MODEL_EXPORT], ids=lambda file: f"{file.parent.name}.{file.stem}")
+def test_every_module_has_its_tests(file: Path) -> None:
+    """Whoever reads a module finds its promises: `tests/test_x.py`, or `tests/model_export/test_x.py`."""
+    folder = REPOSITORY / "tests" / ("model_export" if file.parent.name == "model_export" else "")
+
+    assert file.stem == "__init__" or (folder / f"test_{file.stem}.py").is_file()
+
+
+@pytest.mark.parametrize("file", [*AGENT, *MODEL_EXPORT], ids=lambda file: f"{file.parent.name}.{file.stem}")
+def test_every_module_says_what_it_is(file: Path) -> None:
+    """A file begins with what it is, and no file is a drawer for odds and ends."""
+    assert ast.get_docstring(tree_of(file))
+    assert file.stem not in {"utils", "common", "helpers", "manager", "base"}

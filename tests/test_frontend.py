@@ -1,0 +1,275 @@
+"""Promises of `agent.frontend`: log-mel by the book, the same however the sound card slices the sound."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agent.errors import ConfigError
+from agent.frontend import FrontEnd, LogMel
+from agent.model_card import FrontEndNumbers
+from agent.values import AudioBlock, FloatArray, Window
+
+RATES_HZ = [8_000, 16_000, 22_050, 44_100, 48_000]
+
+
+def numbers_of(mel_scale: Literal["htk", "slaney"] = "htk") -> FrontEndNumbers:
+    """Numbers like those of the model that comes with the agent."""
+    return FrontEndNumbers(
+        sample_rate_hz=16_000,
+        window_length_samples=16_000,
+        hop_length_samples=200,
+        taper_length_samples=960,
+        fft_length=1024,
+        n_mels=64,
+        mel_min_hz=50.0,
+        mel_max_hz=8000.0,
+        mel_scale=mel_scale,
+        level_min_db=-110.0,
+        level_max_db=0.0,
+    )
+
+
+NUMBERS = numbers_of()
+
+
+def front_end_of(rate_hz: int, window_hop_s: float = 0.1) -> FrontEnd:
+    return FrontEnd(NUMBERS, capture_rate_hz=rate_hz, window_hop_s=window_hop_s)
+
+
+def noise(rate_hz: int, length_s: float, amplitude: float = 0.1) -> FloatArray:
+    samples = np.random.default_rng(11).normal(0.0, amplitude, round(length_s * rate_hz))
+    return np.clip(samples, -1.0, 1.0).astype(np.float32)
+
+
+def sine(frequency_hz: float, rate_hz: int, length_s: float, amplitude: float = 1.0) -> FloatArray:
+    times_s = np.arange(round(length_s * rate_hz)) / rate_hz
+    wave: FloatArray = (amplitude * np.sin(2 * np.pi * frequency_hz * times_s)).astype(np.float32)
+    return wave
+
+
+def blocks_of(samples: FloatArray, block_samples: int, first_sample: int = 0) -> Iterator[AudioBlock]:
+    for start in range(0, len(samples), block_samples):
+        yield AudioBlock(samples[start : start + block_samples], first_sample + start)
+
+
+def windows_of(front_end: FrontEnd, samples: FloatArray, block_samples: int | None = None) -> list[Window]:
+    blocks = blocks_of(samples, block_samples or len(samples))
+    return [*(window for block in blocks for window in front_end.push(block)), *front_end.flush()]
+
+
+def log_mel_by_the_book(samples: FloatArray, numbers: FrontEndNumbers) -> NDArray[np.float64]:
+    """Levels of the mel bands, frame by frame, bin by bin and in float64; (n_frames, n_mels)."""
+    if numbers.mel_scale == "htk":
+        bottom_mel, top_mel = (2595 * np.log10(1 + hz / 700) for hz in (numbers.mel_min_hz, numbers.mel_max_hz))
+        edges_mel = np.linspace(bottom_mel, top_mel, 66)
+        edges_hz = 700 * (10 ** (edges_mel / 2595) - 1)
+    else:  # Slaney: linear to 1 kHz, then 27 steps for each factor of 6.4
+        top_mel = 15 + 27 * np.log(numbers.mel_max_hz / 1000) / np.log(6.4)
+        edges_mel = np.linspace(numbers.mel_min_hz * 3 / 200, top_mel, 66)
+        edges_hz = np.array([200 / 3 * m if m < 15 else 1000 * 6.4 ** ((m - 15) / 27) for m in edges_mel])
+    n = np.arange(numbers.taper_length_samples)
+    taper = np.sin(np.pi * n / numbers.taper_length_samples) ** 2  # periodic Hann
+    bin_hz = np.arange(numbers.fft_length // 2 + 1) * numbers.sample_rate_hz / numbers.fft_length
+    n_frames = 1 + (len(samples) - numbers.taper_length_samples) // numbers.hop_length_samples
+    levels = np.empty((n_frames, numbers.n_mels))
+    for frame in range(n_frames):
+        start = frame * numbers.hop_length_samples
+        slice_ = samples[start : start + numbers.taper_length_samples].astype(np.float64)
+        amplitudes = np.abs(np.fft.rfft(slice_ * taper, numbers.fft_length)) / (
+            taper.sum() / 2
+        )  # of a sine in each bin
+        for band in range(numbers.n_mels):
+            low, centre, high = edges_hz[band : band + 3]
+            triangle = np.interp(bin_hz, [low, centre, high], [0, 1, 0], left=0, right=0)
+            levels[frame, band] = 10 * np.log10(max(np.sum(triangle * amplitudes**2), 1e-30))
+    return np.clip(levels, numbers.level_min_db, numbers.level_max_db)
+
+
+@pytest.mark.parametrize("mel_scale", ["htk", "slaney"])
+def test_log_mel_is_the_formula(mel_scale: Literal["htk", "slaney"]) -> None:
+    """The log-mel of noise over 80 dB is within 0.01 dB of the formula, written plainly and computed in float64."""
+    numbers = numbers_of(mel_scale)
+    samples = noise(16_000, 2.0) * np.geomspace(1e-4, 1.0, 32_000).astype(np.float32)
+
+    np.testing.assert_allclose(LogMel(numbers).frames(samples), log_mel_by_the_book(samples, numbers), atol=0.01)
+
+
+@pytest.mark.parametrize("bin_number", [8, 16, 64, 192, 400])
+def test_levels_are_relative_to_a_full_scale_sine(bin_number: int) -> None:
+    """A full-scale sine reads 0 dB in its band and one of a tenth -20 dB, within 2 dB, as three bins share it."""
+    frequency_hz = bin_number * 16_000 / 1024
+
+    full, tenth = (LogMel(NUMBERS).frames(sine(frequency_hz, 16_000, 1.0, amplitude)) for amplitude in (1.0, 0.1))
+
+    assert full.shape == (76, 64)
+    np.testing.assert_allclose(full.max(axis=1), 0.0, atol=2.0)
+    np.testing.assert_allclose(tenth.max(axis=1), -20.0, atol=2.0)
+
+
+def test_silence_reads_the_lowest_level() -> None:
+    """Digital silence is the lowest level of the card, not minus infinity."""
+    frames = LogMel(NUMBERS).frames(np.zeros(16_000, np.float32))
+
+    np.testing.assert_allclose(frames, NUMBERS.level_min_db, atol=1e-4)
+
+
+@pytest.mark.parametrize("gain_db", [-20.0, -6.0])
+def test_the_reference_is_fixed(gain_db: float) -> None:
+    """A sound 20 dB quieter reads 20 dB less in every band: no window is normalized by its own maximum."""
+    samples = noise(16_000, 1.0)
+
+    loud = LogMel(NUMBERS).frames(samples)
+    quiet = LogMel(NUMBERS).frames(samples * np.float32(10 ** (gain_db / 20)))
+
+    assert loud.min() + gain_db > NUMBERS.level_min_db
+    np.testing.assert_allclose(quiet - loud, gain_db, atol=1e-3)
+
+
+def test_levels_stay_in_their_range() -> None:
+    """What is louder than the highest level reads the highest level."""
+    frames = LogMel(NUMBERS).frames(np.sign(sine(440.0, 16_000, 1.0)))
+
+    assert frames.max() == NUMBERS.level_max_db
+    assert frames.min() >= NUMBERS.level_min_db
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("block_samples", [1, 17, 160, 4801])
+def test_windows_do_not_depend_on_the_block_size(rate_hz: int, block_samples: int) -> None:
+    """The same sound gives the same windows, to the last bit, however the sound card slices it."""
+    samples = noise(rate_hz, 2.37)
+    expected = windows_of(front_end_of(rate_hz), samples)
+
+    actual = windows_of(front_end_of(rate_hz), samples, block_samples)
+
+    assert [window.log_mel.tobytes() for window in actual] == [window.log_mel.tobytes() for window in expected]
+    assert [window.first_sample for window in actual] == [window.first_sample for window in expected]
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("window_hop_s", [0.1, 0.2, 0.5])
+def test_windows_are_dated_in_capture_samples(rate_hz: int, window_hop_s: float) -> None:
+    """A window each hop, from the first sample on, as many as fit in the sound; dated at the rate of capture."""
+    windows = windows_of(front_end_of(rate_hz, window_hop_s), noise(rate_hz, 3.0))
+
+    assert len(windows) == round(2.0 / window_hop_s) + 1
+    for index, window in enumerate(windows):
+        assert window.first_sample == pytest.approx(index * window_hop_s * rate_hz, abs=0.5)
+        assert (window.n_samples, window.log_mel.shape) == (rate_hz, (76, 64))
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_a_window_holds_the_sound_of_its_time(rate_hz: int) -> None:
+    """A click is in those frames whose time holds it, at every rate: resampling delays nothing."""
+    samples = np.zeros(round(2.5 * rate_hz), np.float32)
+    samples[round(1.3 * rate_hz)] = 1.0
+
+    windows = windows_of(front_end_of(rate_hz), samples)
+
+    for window in windows:
+        power = (10.0 ** (window.log_mel / 10.0)).sum(axis=1) - 64e-11  # (n_frames,), less the lowest levels
+        click_s = window.first_sample / rate_hz
+        loudest_s = click_s + (np.arange(76) * 200 + 480) / 16_000  # the middle of each frame
+        if 1.3 - click_s > 0.05 and click_s + 1.0 - 1.3 > 0.05:
+            assert np.average(loudest_s, weights=power) == pytest.approx(1.3, abs=0.002)
+        elif not click_s - 0.01 < 1.3 < click_s + 1.01:
+            assert power.max() < 1e-9
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000])
+def test_the_rate_of_capture_makes_no_difference(rate_hz: int) -> None:
+    """A tone reads the same level, within 0.1 dB, at whatever rate it was captured."""
+    captured, direct = (windows_of(front_end_of(rate), sine(1000.0, rate, 2.0, 0.5)) for rate in (rate_hz, 16_000))
+
+    for ours, theirs in zip(captured[1:-1], direct[1:-1], strict=True):  # the tone's edges ring
+        np.testing.assert_allclose(ours.log_mel.max(axis=1), theirs.log_mel.max(axis=1), atol=0.1)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("length_s", [0.05, 0.3, 0.999])
+def test_a_recording_shorter_than_a_window_is_judged_once(rate_hz: int, length_s: float) -> None:
+    """It is padded with silence at its end, gives one window, and the window says how much of it was sound."""
+    samples = noise(rate_hz, length_s)
+    samples *= np.hanning(len(samples)).astype(np.float32)  # cut hard, its end would ring, and silence would not
+
+    (window,) = windows_of(front_end_of(rate_hz), samples, block_samples=100)
+
+    padded = np.zeros(rate_hz, np.float32)
+    padded[: len(samples)] = samples
+    (whole,) = windows_of(front_end_of(rate_hz), padded)
+    assert (window.first_sample, window.n_samples) == (0, len(samples))
+    assert (whole.first_sample, whole.n_samples) == (0, rate_hz)
+    audible = whole.log_mel > -70.0
+    assert audible.any()
+    np.testing.assert_allclose(window.log_mel[audible], whole.log_mel[audible], atol=0.1)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("length_s", [0.9981, 1.0, 1.0981, 1.25, 1.5991])
+def test_no_window_reaches_beyond_the_sound(rate_hz: int, length_s: float) -> None:
+    """A window's frames end a little before it does; it is not said to hold sound that was never heard."""
+    samples = noise(rate_hz, length_s)
+
+    windows = windows_of(front_end_of(rate_hz), samples)
+
+    assert all(window.first_sample + window.n_samples <= len(samples) for window in windows)
+    assert windows[-1].n_samples == pytest.approx(rate_hz, abs=0.003 * rate_hz)
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_an_empty_stream_gives_nothing(rate_hz: int) -> None:
+    """A stream without a sample has no window."""
+    assert list(front_end_of(rate_hz).flush()) == []
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_after_a_gap_the_front_end_is_as_new(rate_hz: int) -> None:
+    """Nothing from before a gap is in a window after it, and the windows are dated where the stream goes on."""
+    samples = noise(rate_hz, 2.0)
+    used = front_end_of(rate_hz)
+    windows_of(used, sine(440.0, rate_hz, 1.777))
+
+    used.reset()
+    after = [window for block in blocks_of(samples, 1000, 777_777) for window in used.push(block)]
+
+    new = front_end_of(rate_hz)
+    fresh = [window for block in blocks_of(samples, 1000) for window in new.push(block)]
+    assert len(fresh) == 10
+    assert [window.log_mel.tobytes() for window in after] == [window.log_mel.tobytes() for window in fresh]
+    assert [window.first_sample - 777_777 for window in after] == [window.first_sample for window in fresh]
+
+
+def test_an_hour_is_dated_without_drift() -> None:
+    """Windows are dated from their number, not by adding up rounded hops: at 44.1 kHz too, no sample is lost."""
+    front_end = front_end_of(22_050, 0.0125)  # 275.625 samples
+    windows = windows_of(front_end, noise(22_050, 3.0))
+
+    assert windows[160].first_sample == 160 * 275 + 100
+
+
+def test_a_window_cannot_be_written_to() -> None:
+    """What was handed on is read-only."""
+    window = windows_of(front_end_of(16_000), noise(16_000, 1.0))[0]
+
+    with pytest.raises(ValueError, match="read-only"):
+        window.log_mel[0] = 0.0
+
+
+@pytest.mark.parametrize("window_hop_s", [0.13, 0.001, 0.0])
+def test_a_hop_that_is_no_number_of_frames_is_refused(window_hop_s: float) -> None:
+    """The message names the key, the value and what the model expects."""
+    with pytest.raises(
+        ConfigError, match=rf"inference\.window_hop_s = {window_hop_s}: expected a multiple .* 0\.0125 s"
+    ):
+        front_end_of(16_000, window_hop_s)
+
+
+def test_a_hop_longer_than_the_window_is_refused() -> None:
+    """Sound between two windows would never be heard."""
+    with pytest.raises(
+        ConfigError, match=r"inference\.window_hop_s = 1\.5: expected at most the model's window, 1\.0 s"
+    ):
+        front_end_of(16_000, 1.5)

@@ -1,0 +1,149 @@
+"""Telling systemd, and the snapshot."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.health import Health, Heartbeat, notify
+
+LIMIT_S = 10.0
+
+
+@pytest.fixture(params=["path", "abstract"])
+def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, dict[str, str]]]:
+    """The notify socket as systemd has it, and the environment that it gives us: by path, and by abstract name."""
+    name = str(tmp_path / "notify") if request.param == "path" else f"@urbansound-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(name.replace("@", "\0") if request.param == "abstract" else name)
+        listener.setblocking(False)
+        yield listener, {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": str(int(LIMIT_S * 1e6))}
+
+
+def heard(listener: socket.socket) -> list[str]:
+    """What has come since the last time."""
+    states = []
+    while True:
+        try:
+            states += listener.recv(4096).decode().splitlines()
+        except BlockingIOError:
+            return states
+
+
+def test_ready_is_told_once_and_only_after_analysed_sound(systemd: tuple[socket.socket, dict[str, str]]) -> None:
+    """The unit counts as started when the first sound has gone through the network, not before."""
+    listener, environment = systemd
+    heartbeat = Heartbeat(environment)
+
+    heartbeat.push(0, now=0.0)
+    before = heard(listener)
+    heartbeat.push(16_000, now=1.0)
+    first = heard(listener)
+    heartbeat.push(32_000, now=2.0)
+
+    assert before == []
+    assert first == ["READY=1", "WATCHDOG=1"]
+    assert heard(listener) == []
+
+
+def test_the_watchdog_is_fed_at_half_its_time_while_sound_is_analysed(
+    systemd: tuple[socket.socket, dict[str, str]],
+) -> None:
+    """With a limit of 10 s and sound flowing, systemd hears from us every 5 s."""
+    listener, environment = systemd
+    heartbeat = Heartbeat(environment)
+
+    pings = []
+    for second in range(1, 22):
+        heartbeat.push(second * 16_000, now=float(second))
+        if "WATCHDOG=1" in heard(listener):
+            pings.append(second)
+
+    assert pings == [1, 6, 11, 16, 21]
+
+
+def test_the_watchdog_starves_when_no_more_sound_is_analysed(systemd: tuple[socket.socket, dict[str, str]]) -> None:
+    """An agent that lives but hears nothing is not kept alive; the ping comes back with the sound."""
+    listener, environment = systemd
+    heartbeat = Heartbeat(environment)
+    heartbeat.push(16_000, now=0.0)
+    heard(listener)
+
+    for second in range(1, 60):
+        heartbeat.push(16_000, now=float(second))
+    deaf = heard(listener)
+    heartbeat.push(16_001, now=60.0)
+
+    assert deaf == []
+    assert heard(listener) == ["WATCHDOG=1"]
+
+
+def test_the_status_is_told_when_it_changes(systemd: tuple[socket.socket, dict[str, str]]) -> None:
+    """`systemctl status` shows the latest line; the same line is not sent twice."""
+    listener, environment = systemd
+    heartbeat = Heartbeat(environment)
+
+    for status in ("waiting for the microphone", "waiting for the microphone", "hearing"):
+        heartbeat.push(0, now=0.0, status=status)
+
+    assert heard(listener) == ["STATUS=waiting for the microphone", "STATUS=hearing"]
+
+
+def test_a_stop_on_purpose_is_told(systemd: tuple[socket.socket, dict[str, str]]) -> None:
+    """A wanted stop is told from a crash."""
+    listener, environment = systemd
+
+    Heartbeat(environment).stop()
+
+    assert heard(listener) == ["STOPPING=1"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": ""}, {"WATCHDOG_PID": "1"}]
+)
+def test_without_a_watchdog_for_us_nothing_is_pinged(
+    systemd: tuple[socket.socket, dict[str, str]], changes: dict[str, str]
+) -> None:
+    """A watchdog that is off, or meant for another process, gets no pings; READY is told all the same."""
+    listener, environment = systemd
+
+    Heartbeat(environment | changes).push(16_000, now=0.0)
+
+    assert heard(listener) == ["READY=1"]
+
+
+def test_without_systemd_nothing_happens(caplog: pytest.LogCaptureFixture) -> None:
+    """Started by hand, the agent neither fails nor complains."""
+    heartbeat = Heartbeat({})
+    heartbeat.push(16_000, now=0.0, status="hearing")
+    heartbeat.stop()
+
+    assert caplog.records == []
+
+
+def test_a_dead_notify_socket_does_not_stop_the_agent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where systemd's socket has gone, the log says so and the agent goes on."""
+    notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+
+    assert "systemd.not_told state=READY=1" in caplog.text
+
+
+def test_the_snapshot_adds_up_what_was_counted() -> None:
+    """Counters of the pipeline and facts of the publisher stand side by side, and make one line for people."""
+    health = Health()
+    for _ in range(10):
+        health.count_analysed(16_000)
+    health.count_gap(8_000)
+    health.count_event()
+
+    snapshot = health.snapshot(
+        connected=False, delivered=5, queued=2, dropped=1, last_error="MQTT broker b:1883: connection refused"
+    )
+
+    assert (snapshot.analysed_samples, snapshot.lost_samples, snapshot.gaps, snapshot.events) == (160_000, 8_000, 1, 1)
+    assert snapshot.status_line(16_000) == (
+        "10 s analysed, 1 events, 0.5 s lost in 1 gaps, no broker, 2 messages wait, 1 messages dropped, "
+        "MQTT broker b:1883: connection refused"
+    )

@@ -1,0 +1,317 @@
+"""What goes over the wire."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import ValidationError
+
+from agent.clock import recording_timeline
+from agent.messages import (
+    EventIds,
+    EventMessage,
+    EventTeller,
+    InfoMessage,
+    ModelIdentity,
+    SourceInfo,
+    Topics,
+    event_json_schema,
+    event_topics,
+    finished_event_row,
+    interrupted_end,
+    read_event,
+)
+from agent.values import SoundEvent
+
+RATE_HZ = 48_000
+NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+MODEL = ModelIdentity(name="edge-l3", version="1", sha256="ab" * 32)
+
+START = SoundEvent(
+    id=0,
+    state="start",
+    label="siren",
+    onset=4_800,
+    offset=None,
+    heard_until=52_800,
+    likelihood_peak=0.87654321,
+    likelihood_mean=0.5,
+)
+UPDATE = replace(START, state="update", heard_until=484_800, likelihood_peak=0.91)
+END = replace(START, state="end", offset=379_200, heard_until=500_000, likelihood_peak=0.91, end_reason="quiet")
+
+
+def teller(
+    utc_of: Callable[[int], datetime] | None = None,
+    time_synced: bool | None = True,
+    replayed: bool = False,
+) -> EventTeller:
+    return EventTeller(
+        topics=Topics("urbansound", "node-07"),
+        source="street",
+        model=MODEL,
+        utc_of=utc_of or recording_timeline(NOON, RATE_HZ),
+        sample_rate_hz=RATE_HZ,
+        time_synced=lambda: time_synced,
+        replayed=replayed,
+        event_ids=EventIds(random_bits=lambda bits: (1 << bits) // 3),
+    )
+
+
+def told(speaker: EventTeller, event: SoundEvent, seq: int = 1) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(speaker.tell(event).payload(seq))
+    return message
+
+
+def test_an_ended_event_reads_exactly_so() -> None:
+    """The bytes on the wire are a contract: compact, in this order, without nulls."""
+    speaker = teller()
+    speaker.tell(START)
+
+    ended = speaker.tell(END)
+
+    assert ended.topic == "urbansound/node-07/street/event"
+    assert ended.ends
+    assert ended.payload(4711).decode() == (
+        '{"schema":"urbansound.event/1","event_id":"019b796d-d664-7555-9555-555555555555","seq":4711,'
+        '"event_type":"end","node":"node-07","source":"street","label":"siren",'
+        '"start":"2026-01-01T12:00:00.100Z","end":"2026-01-01T12:00:07.900Z","duration_s":7.8,'
+        '"likelihood_peak":0.91,"likelihood_mean":0.5,"end_reason":"quiet",'
+        f'"model":{{"name":"edge-l3","version":"1","sha256":"{"ab" * 32}"}},'
+        '"quality":{"time_synced":true},"replayed":false}'
+    )
+
+
+def test_an_open_event_has_no_end_and_says_how_long_it_has_lasted() -> None:
+    """While a sound goes on, `end` and `end_reason` are absent, not null, and the duration grows."""
+    speaker = teller()
+
+    start, update = told(speaker, START), told(speaker, UPDATE)
+
+    for message in (start, update):
+        assert "end" not in message
+        assert "end_reason" not in message
+    assert (start["event_type"], start["duration_s"]) == ("start", 1.0)
+    assert (update["event_type"], update["duration_s"]) == ("update", 10.0)
+
+
+def test_one_sound_keeps_its_id_and_its_start() -> None:
+    """Start, update and end of one sound carry one event_id and one start; the next sound has another id."""
+    speaker = teller()
+
+    messages = [told(speaker, event) for event in (START, UPDATE, END)]
+    following = told(speaker, replace(START, id=1, onset=960_000, heard_until=1_000_000))
+
+    assert len({message["event_id"] for message in messages}) == 1
+    assert len({message["start"] for message in messages}) == 1
+    assert following["event_id"] > messages[0]["event_id"]
+
+
+def test_two_sounds_at_once_do_not_mix() -> None:
+    """A siren that begins and ends inside a jackhammer has an event_id of its own."""
+    speaker = teller()
+    hammer = replace(START, id=1, label="jackhammer")
+
+    ids = [told(speaker, event)["event_id"] for event in (hammer, START, END, replace(END, id=1, label="jackhammer"))]
+
+    assert ids[0] == ids[3]
+    assert ids[1] == ids[2]
+    assert ids[0] != ids[1]
+
+
+def test_a_clock_that_is_corrected_while_a_sound_is_open_does_not_stretch_it() -> None:
+    """End minus start is the duration that was heard, even if the node learns the time of day in between."""
+    correction = timedelta()
+    speaker = teller(utc_of=lambda sample: NOON + correction + timedelta(seconds=sample / RATE_HZ))
+    start = told(speaker, START)
+
+    correction = timedelta(hours=2)
+    end = told(speaker, END)
+
+    assert start["start"] == end["start"]
+    assert datetime.fromisoformat(end["end"]) - datetime.fromisoformat(end["start"]) == timedelta(seconds=7.8)
+
+
+@pytest.mark.parametrize(("onset", "offset"), [(1, 48_001), (23, 100_000), (4_799, 4_848), (71, 2**40)])
+def test_end_is_start_plus_duration_to_the_millisecond(onset: int, offset: int) -> None:
+    """A reader who subtracts the times gets the duration, whatever was rounded."""
+    speaker = teller()
+    speaker.tell(replace(START, onset=onset))
+
+    end = told(speaker, replace(END, onset=onset, offset=offset))
+
+    lasted = datetime.fromisoformat(end["end"]) - datetime.fromisoformat(end["start"])
+    assert lasted == timedelta(milliseconds=round(end["duration_s"] * 1000))
+    assert end["duration_s"] == pytest.approx((offset - onset) / RATE_HZ, abs=0.0005)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.5, -0.1])
+def test_a_likelihood_that_is_none_is_never_told(value: float) -> None:
+    """NaN, infinity and numbers outside [0, 1] do not reach the wire."""
+    with pytest.raises(ValidationError):
+        teller().tell(replace(START, likelihood_peak=value))
+
+
+@pytest.mark.parametrize(
+    ("time_synced", "quality"), [(True, {"time_synced": True}), (False, {"time_synced": False}), (None, {})]
+)
+def test_the_message_says_whether_its_times_can_be_trusted(time_synced: bool | None, quality: dict[str, bool]) -> None:
+    """`time_synced` is told as it is, and left out where nobody can say."""
+    assert told(teller(time_synced=time_synced), START)["quality"] == quality
+
+
+def test_a_replayed_recording_says_so() -> None:
+    """Nobody takes an event from an old recording for one that happens now."""
+    assert told(teller(replayed=True), START)["replayed"] is True
+
+
+def test_an_event_that_a_crash_cut_short_ends_where_it_was_last_heard() -> None:
+    """The end told after a crash has the id, start and likelihoods of the last message, and its time as the end."""
+    speaker = teller()
+    speaker.tell(START)
+    last = speaker.tell(UPDATE).payload(2)
+
+    end = json.loads(interrupted_end(last)(3))
+
+    assert end == json.loads(last) | {
+        "seq": 3,
+        "event_type": "end",
+        "end": "2026-01-01T12:00:10.100Z",
+        "end_reason": "interrupted",
+    }
+
+
+def test_ids_are_uuids_of_version_7_that_carry_their_time() -> None:
+    """An event_id is a valid UUIDv7 whose first 48 bits are milliseconds since 1970."""
+    made = EventIds().new(NOON)
+
+    assert (made.version, made.variant) == (7, "specified in RFC 4122")
+    assert made.int >> 80 == int(NOON.timestamp() * 1000)
+
+
+def test_ids_rise_within_a_process_whatever_the_clock_does() -> None:
+    """Sorted by event_id is sorted by when it was made: within a millisecond, and when times go back."""
+    ids = EventIds()
+    moments = [NOON, NOON, NOON + timedelta(seconds=1), NOON - timedelta(hours=1), NOON, NOON + timedelta(seconds=2)]
+
+    made = [ids.new(moment) for moment in moments for _ in range(100)]
+
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
+
+
+def test_ids_go_on_where_the_random_part_is_used_up() -> None:
+    """Even after the largest random number the next id is higher, and of version 7."""
+    ids = EventIds(random_bits=lambda bits: (1 << bits) - 1)
+
+    first, second = ids.new(NOON), ids.new(NOON)
+
+    assert second > first
+    assert (second.version, second.int >> 80) == (7, (first.int >> 80) + 1)
+
+
+def test_two_processes_do_not_make_the_same_ids() -> None:
+    """Nodes that hear the same bang in the same millisecond give it different ids."""
+    assert len({EventIds().new(NOON) for _ in range(1000)}) == 1000
+
+
+def test_topics_are_where_the_documentation_says() -> None:
+    """Status, info and events have their places; one filter catches all events of all nodes."""
+    topics = Topics("city/noise", "node-07")
+
+    assert topics.status == "city/noise/node-07/status"
+    assert topics.info == "city/noise/node-07/info"
+    assert topics.event("street") == "city/noise/node-07/street/event"
+    assert event_topics("city/noise") == "city/noise/+/+/event"
+
+
+def test_info_says_what_the_node_is_and_leaves_out_what_it_does_not_know_yet() -> None:
+    """The capture rate appears once the microphone is open."""
+    info = InfoMessage(
+        node="node-07",
+        started=NOON,
+        agent_version="0.1.0",
+        model=MODEL,
+        labels=("siren", "jackhammer"),
+        config_sha256="cd" * 32,
+        sources=(SourceInfo(id="street"), SourceInfo(id="yard", sample_rate_hz=48_000)),
+    )
+
+    message = json.loads(info.to_json())
+
+    assert message["schema"] == "urbansound.info/1"
+    assert message["started"] == "2026-01-01T12:00:00.000Z"
+    assert message["sources"] == [{"id": "street"}, {"id": "yard", "sample_rate_hz": 48_000}]
+
+
+def test_a_reader_gets_back_what_was_told() -> None:
+    """An event that is read from the wire is the event that was told, to the byte."""
+    payload = teller().tell(START).payload(7)
+
+    event = read_event(payload)
+
+    assert isinstance(event, EventMessage)
+    assert isinstance(event.event_id, UUID)
+    assert (event.seq, event.label, event.start) == (7, "siren", NOON + timedelta(seconds=0.1))
+    assert event.to_json() == payload
+
+
+def test_a_reader_of_today_understands_what_a_newer_agent_adds() -> None:
+    """Unknown fields are skipped; that is what lets a schema grow."""
+    message = told(teller(), START)
+
+    assert read_event(json.dumps(message | {"level": {"laeq_db": 68.2}}).encode()) is not None
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"online", b"\xff\xfe", b"{}", b"[1]", b'{"schema":"urbansound.event/2"}', b"null"]
+)
+def test_what_is_not_an_event_is_not_taken_for_one(payload: bytes) -> None:
+    """Other people's messages on our topics are no trouble."""
+    assert read_event(payload) is None
+
+
+def test_the_published_schema_describes_what_is_sent() -> None:
+    """The JSON Schema has every field that is sent, requires those that are always there, and allows no nulls."""
+    schema = event_json_schema()
+    speaker = teller()
+    start, end = told(speaker, START), told(speaker, END)
+
+    assert set(end) == set(schema["properties"])
+    assert set(schema["properties"]) - set(start) == {"end", "end_reason"}
+    assert set(start) == set(schema["required"])
+    assert schema["properties"]["start"]["format"] == "date-time"
+    assert "null" not in json.dumps(schema)
+
+
+def test_a_finished_event_is_a_row_in_seconds_of_the_file() -> None:
+    """`replay` prints seconds from the start of the file, to the millisecond, and no dates that nobody knows."""
+    row = finished_event_row(END, sample_rate_hz=RATE_HZ, file="street.wav")
+
+    assert row == {
+        "file": "street.wav",
+        "label": "siren",
+        "onset_s": 0.1,
+        "offset_s": 7.9,
+        "duration_s": 7.8,
+        "likelihood_peak": 0.91,
+        "likelihood_mean": 0.5,
+        "end_reason": "quiet",
+    }
+
+
+def test_a_finished_event_is_dated_where_the_start_of_the_recording_is_known() -> None:
+    """With a start time, the row says when the sound was heard as well."""
+    row = finished_event_row(END, sample_rate_hz=RATE_HZ, file="street.wav", recording_start=NOON)
+
+    assert (row["start"], row["end"]) == ("2026-01-01T12:00:00.100Z", "2026-01-01T12:00:07.900Z")
+
+
+def test_an_open_event_has_no_row() -> None:
+    """Only what has ended is printed as finished."""
+    with pytest.raises(ValueError, match="state start, expected end"):
+        finished_event_row(START, sample_rate_hz=RATE_HZ, file="street.wav")
