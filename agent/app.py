@@ -6,11 +6,11 @@ Called on the main thread, which afterwards looks after signals, health and syst
 import hashlib
 import logging
 import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Self
 
@@ -28,7 +28,7 @@ from agent.values import EventRule, SoundEvent
 
 log = logging.getLogger(__name__)
 
-SPOOL_NAME = "spool.sqlite"
+REPLAY_SPOOL_NAME = "replay-spool.sqlite"  # beside that of the sensor, which may be running
 DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
 
 
@@ -92,11 +92,39 @@ class Judge:
         )
 
 
-class StopSignals:
-    """Turns SIGINT and SIGTERM into an event that threads wait for; afterwards the old handlers are back."""
+class Stop:
+    """Set once, by any thread or a signal handler; one thread waits for it.
+
+    A `threading.Event` would deadlock where a signal comes while the main thread is inside its `wait`: the handler's
+    `set` needs the lock that `wait` holds. `SimpleQueue.put` is made for handlers.
+    """
 
     def __init__(self) -> None:
-        self.stop = threading.Event()
+        self._is_set = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Whoever waits goes on."""
+        self._is_set = True
+        self._wake.put(None)
+
+    def is_set(self) -> bool:
+        """Whether it is time to stop."""
+        return self._is_set
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is set, at most so long; give whether it is."""
+        if not self._is_set:
+            with suppress(Empty):
+                self._wake.get(timeout=timeout_s)
+        return self._is_set
+
+
+class StopSignals:
+    """Turns SIGINT and SIGTERM into a `Stop`; afterwards the old handlers are back."""
+
+    def __init__(self) -> None:
+        self.stop = Stop()
         self.received: int | None = None
         self._before: dict[int, object] = {}
 
@@ -139,28 +167,18 @@ def broker_options(mqtt: MqttConfig, environment: Mapping[str, str]) -> broker.B
     )
 
 
-def spool_path(config: Config, environment: Mapping[str, str], name: str = SPOOL_NAME) -> Path:
-    """The outbox: as configured, else in systemd's state folder, else in the user's."""
-    if config.spool.path is not None:
-        return config.spool.path.with_name(name) if name != SPOOL_NAME else config.spool.path
-    if "STATE_DIRECTORY" in environment:
-        return Path(environment["STATE_DIRECTORY"].partition(":")[0]) / name
-    state_home = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state_home) / "urbansound" / name
-
-
 class Outbox:
     """Spool and publisher of one node, joined: what is told here reaches the broker, sooner or later.
 
     Args:
         config: the effective configuration.
         judge: names the model.
-        spool_file: the outbox on disk.
         environment: for credentials.
-        on_failure: called, on the publisher thread, when it cannot go on.
+        stop: set when the publisher cannot go on; why is raised on leaving.
+        replayed: whether recordings are told. They have their own spool and MQTT session: the sensor may be running.
 
     Raises:
-        SpoolError: the outbox cannot be opened.
+        SpoolError: the outbox cannot be opened; on leaving, it failed meanwhile.
         ConfigError: the password or the TLS files cannot be used.
     """
 
@@ -168,40 +186,45 @@ class Outbox:
         self,
         config: Config,
         judge: Judge,
-        spool_file: Path,
         *,
         environment: Mapping[str, str],
-        on_failure: Callable[[Exception], None],
+        stop: Stop,
+        replayed: bool = False,
     ) -> None:
         self._config = config
         self._judge = judge
+        self._stop = stop
+        self._replayed = replayed
+        self._failure: Exception | None = None
         self._started = utc_now()
         self._topics = messages.Topics(config.mqtt.prefix, config.node.id)
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
         options = broker_options(config.mqtt, environment)
+        spool_file = config.spool.path.parent / REPLAY_SPOOL_NAME if replayed else config.spool.path
         self.spool = Spool(spool_file, config.spool.max_messages)
         self._end_interrupted()
         self.publisher = Publisher(
             spool=self.spool,
             options=options,
-            client_id=f"urbansound-{config.node.id}",
+            client_id=f"urbansound-{config.node.id}" + ("-replay" if replayed else ""),
             announce=self._announcement,
             farewell=broker.Publication(self._topics.status, messages.OFFLINE, retain=True),
-            on_failure=on_failure,
+            on_failure=self._fail,
         )
 
     def __enter__(self) -> Self:
         self.publisher.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
         self.publisher.stop(DRAIN_S)
+        failure = self._failure  # not one that closing makes: the thread may still be looking up a host
         self.spool.close()
+        if failure is not None and error is None:
+            raise failure
 
-    def teller(
-        self, sample_rate_hz: int, utc_of: Callable[[int], datetime], *, replayed: bool = False
-    ) -> Callable[[SoundEvent], None]:
+    def teller(self, sample_rate_hz: int, utc_of: Callable[[int], datetime]) -> Callable[[SoundEvent], None]:
         """What puts the events of a stream into the spool; call it on the pipeline thread."""
         teller = messages.EventTeller(
             topics=self._topics,
@@ -209,8 +232,8 @@ class Outbox:
             model=self._judge.identity,
             utc_of=utc_of,
             sample_rate_hz=sample_rate_hz,
-            time_synced=(lambda: None) if replayed else time_synced,
-            replayed=replayed,
+            time_synced=(lambda: None) if self._replayed else time_synced,
+            replayed=self._replayed,
             event_ids=self._event_ids,
         )
 
@@ -221,6 +244,10 @@ class Outbox:
         self._sample_rate_hz = sample_rate_hz
         self.publisher.announce_again()
         return tell
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._stop.set()
 
     def _end_interrupted(self) -> None:
         """Events that were open when the agent was killed get their end."""

@@ -7,9 +7,13 @@ ended by a signal.
 
 import argparse
 import csv
+import io
+import itertools
 import json
 import logging
 import os
+import re
+import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,16 +21,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__
-from agent.clock import utc_now
+from agent.clock import recording_timeline, utc_now
 from agent.errors import AgentError, RecordingError, UsageError
 from agent.progress import Progress
 
 if TYPE_CHECKING:
+    from agent.app import Stop
     from agent.config import Config
+    from agent.messages import EventMessage
     from agent.wavfile import Recording
 
 SOME_FAILED = 3
 STANDARD_INPUT = Path("-")
+STDIN = 0
+NOW = "now"
+LOOK_S = 0.2  # how soon a signal is noticed while nothing comes by standard input
 EVENT_COLUMNS = (
     "file",
     "label",
@@ -44,22 +53,24 @@ CLIP_COLUMNS = ("file", "label", "likelihood")
 Writer = Callable[[Mapping[str, Any]], None]
 
 
+class OutputError(AgentError):
+    """Standard output cannot be written; nobody reads it any more, or the disk is full."""
+
+    exit_code = 74
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     _log_to_stderr("info")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes, and go out as they came in
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
     except AgentError as error:
         print(f"urbansound: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        # Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("urbansound: standard output was closed before everything was written to it", file=sys.stderr)
-        return 74
     except KeyboardInterrupt:
         return 130
     return code
@@ -144,9 +155,9 @@ def _parser() -> argparse.ArgumentParser:
         configured,
     )
     command.add_argument("--host", help="broker, instead of the configured one")
-    command.add_argument("--port", type=int, help="its port")
+    command.add_argument("--port", type=_number(1, 65_535), help="its port")
     command.add_argument("--json", action="store_true", help="print the messages as they are")
-    command.add_argument("--count", type=int, metavar="N", help="stop after N messages")
+    command.add_argument("--count", type=_number(1, 10**9), metavar="N", help="stop after N messages")
     return parser
 
 
@@ -183,6 +194,15 @@ def _channel(text: str) -> int | str:
     return int(text)
 
 
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text}: expected a number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
 def _speed(text: str) -> float:
     try:
         speed = float(text)
@@ -193,9 +213,9 @@ def _speed(text: str) -> float:
     return speed
 
 
-def _start(text: str) -> datetime:
-    if text == "now":
-        return utc_now()
+def _start(text: str) -> datetime | str:
+    if text == NOW:
+        return NOW
     try:
         start = datetime.fromisoformat(text)
     except ValueError:
@@ -232,6 +252,21 @@ def _configuration(file: Path | None) -> "Config":
     return config
 
 
+def _put(text: str) -> None:
+    """Write to standard output, at once: somebody may be waiting for it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"standard output: cannot be written ({error.strerror}), the rest is lost") from error
+
+
 # --- run ---------------------------------------------------------------------------------------------------------
 
 
@@ -254,13 +289,29 @@ def _recordings(options: argparse.Namespace) -> tuple[list[Path], list[Recording
     return ([STANDARD_INPUT] if has_stdin else []) + files, problems
 
 
-def _opened(file: Path, options: argparse.Namespace) -> "Recording":
+class _StandardInput(io.RawIOBase):
+    """Standard input that also ends when it is time to stop, though nothing comes and nobody closes it."""
+
+    def __init__(self, stop: "Stop") -> None:
+        self._stop = stop
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  whatever bytes can be put into
+        while not self._stop.is_set():
+            if select.select([STDIN], [], [], LOOK_S)[0]:
+                return os.readv(STDIN, [buffer])
+        return 0
+
+
+def _opened(file: Path, options: argparse.Namespace, stop: "Stop") -> "Recording":
     from agent.wavfile import open_recording, raw_pcm
 
     if file != STANDARD_INPUT:
         return open_recording(file, options.channel)
     return raw_pcm(
-        sys.stdin.buffer,
+        io.BufferedReader(_StandardInput(stop)),
         sample_rate_hz=options.rate,
         channels=options.channels,
         format=options.pcm_format,
@@ -272,15 +323,18 @@ def _each_recording(
     files: Sequence[Path],
     problems: Sequence[RecordingError],
     options: argparse.Namespace,
+    stop: "Stop",
     treat: Callable[[Path, "Recording"], None],
 ) -> int:
-    """Treat one recording after the other; what fails is said, and does not stop the others."""
+    """Treat one recording after the other, until it is time to stop; one that fails is said, and the others go on."""
     failed = len(problems)
     for missing in problems:
         print(f"urbansound: {missing}", file=sys.stderr)
     for file in files:
+        if stop.is_set():
+            break
         try:
-            with _opened(file, options) as recording:
+            with _opened(file, options, stop) as recording:
                 treat(file, recording)
                 if recording.n_invalid_samples:
                     print(
@@ -300,8 +354,8 @@ def _each_recording(
 def _replay(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
-    from agent import clock, messages
-    from agent.app import Judge, Outbox, StopSignals, spool_path
+    from agent import messages
+    from agent.app import Judge, Outbox, StopSignals
     from agent.replay import replay
     from agent.values import SoundEvent
     from agent.wavfile import start_time_from_name
@@ -316,35 +370,38 @@ def _replay(options: argparse.Namespace) -> int:
         signals = stack.enter_context(StopSignals())
         outbox = None
         if options.publish:
-            file = spool_path(config, os.environ, "replay-spool.sqlite")
-            outbox = stack.enter_context(
-                Outbox(config, judge, file, environment=os.environ, on_failure=lambda _error: signals.stop.set())
-            )
+            outbox = Outbox(config, judge, environment=os.environ, stop=signals.stop, replayed=True)
+            stack.enter_context(outbox)
+        unwritten: list[OutputError] = []
 
         def treat(file: Path, recording: "Recording") -> None:
-            if signals.stop.is_set():
-                return
-            start = options.start or start_time_from_name(file)
+            start = utc_now() if options.start == NOW else options.start or start_time_from_name(file)
             publish: Callable[[SoundEvent], None] = lambda _event: None  # noqa: E731
             if outbox is not None:
                 if start is None:
                     raise RecordingError(f"{file}: nobody knows when it began; to publish it, say it with --start")
-                timeline = clock.recording_timeline(start, recording.sample_rate_hz)
-                publish = outbox.teller(recording.sample_rate_hz, timeline, replayed=True)
+                publish = outbox.teller(recording.sample_rate_hz, recording_timeline(start, recording.sample_rate_hz))
 
             def emit(event: SoundEvent) -> None:
                 publish(event)
-                if event.state == "end":
-                    write(
-                        messages.finished_event_row(
-                            event, sample_rate_hz=recording.sample_rate_hz, file=str(file), recording_start=start
-                        )
-                    )
+                if event.state != "end" or unwritten:
+                    return
+                row = messages.finished_event_row(
+                    event, sample_rate_hz=recording.sample_rate_hz, file=str(file), recording_start=start
+                )
+                progress.clear()
+                try:
+                    write(row)
+                except OutputError as error:  # raised below: what is open still ends, for the subscribers
+                    unwritten.append(error)
+                    signals.stop.set()
 
-            with Progress(recording.name, recording.n_samples, recording.sample_rate_hz) as progress:
+            with Progress(Path(recording.name).name, recording.n_samples, recording.sample_rate_hz) as progress:
                 replay(recording, judge, emit, stop=signals.stop, speed=options.speed, analysed=progress.update)
 
-        code = _each_recording(files, problems, options, treat)
+        code = _each_recording(files, problems, options, signals.stop, treat)
+        if unwritten:
+            raise unwritten[0]
         return signals.exit_code or code
 
 
@@ -358,8 +415,6 @@ def _classify(options: argparse.Namespace) -> int:
     with StopSignals() as signals:
 
         def treat(file: Path, recording: "Recording") -> None:
-            if signals.stop.is_set():
-                return
             prediction = classify(recording, judge, stop=signals.stop)
             if prediction is None:
                 return
@@ -376,26 +431,22 @@ def _classify(options: argparse.Namespace) -> int:
                 row |= {"likelihoods": likelihoods, "n_windows": prediction.n_windows}
             write(row)
 
-        code = _each_recording(files, problems, options, treat)
+        code = _each_recording(files, problems, options, signals.stop, treat)
         return signals.exit_code or code
 
 
 def _writer(form: str, columns: Sequence[str], line: Callable[[Mapping[str, Any]], str]) -> Writer:
-    """What puts one row on standard output, at once: somebody may be waiting for it."""
-
-    def put(text: str) -> None:
-        print(text, flush=True)
-
+    """What puts one row on standard output."""
     if form == "jsonl":
-        return lambda row: put(json.dumps({key: value for key, value in row.items() if value is not None}))
+        return lambda row: _put(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
     if form == "text":
-        return lambda row: put(line(row))
-    rows = csv.DictWriter(sys.stdout, columns, restval="", lineterminator="\n")
-    rows.writeheader()
+        return lambda row: _put(line(row) + "\n")
+    _put(",".join(columns) + "\n")
 
     def put_row(row: Mapping[str, Any]) -> None:
-        rows.writerow(row)
-        sys.stdout.flush()
+        text = io.StringIO()
+        csv.DictWriter(text, columns, restval="", lineterminator="\n").writerow(row)
+        _put(text.getvalue())
 
     return put_row
 
@@ -421,10 +472,10 @@ def _devices(_options: argparse.Namespace) -> int:
         return 69
     for device in devices:
         default = "  (default)" if device.is_default else ""
-        print(f"{device.index:3}  {device.name}{default}")
-        print(
+        _put(
+            f"{device.index:3}  {device.name}{default}\n"
             f"     {device.n_channels} channels, {device.default_sample_rate_hz} Hz, {device.host_api};"
-            f" in the configuration: {configuration_line(device, devices)}"
+            f" in the configuration: {configuration_line(device, devices)}\n"
         )
     return 0
 
@@ -435,10 +486,12 @@ def _check(options: argparse.Namespace) -> int:
     config = _configuration(options.file)
     judge = Judge(config)
     broker_options(config.mqtt, os.environ)
-    for line in _toml_lines(config.model_dump(mode="json", exclude_none=True)):
-        print(line)
     card = judge.model.card
-    print(f"# model {card.name} {card.version}, sha256 {judge.model.sha256}")
+    lines = [
+        *_toml_lines(config.model_dump(mode="json", exclude_none=True)),
+        f"# model {card.name} {card.version}, sha256 {judge.model.sha256}",
+    ]
+    _put("\n".join(lines) + "\n")
     print(f"# {options.file}: all is well", file=sys.stderr)
     return 0
 
@@ -449,12 +502,18 @@ def _toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
     if name and (values or not table):
         yield f"[{name}]"
     for key, value in values.items():
-        yield f"{key} = {json.dumps(value)}"  # strings, numbers and booleans are written alike in JSON and TOML
+        yield f"{key} = {_toml_value(value)}"
     if values:
         yield ""
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
-            yield from _toml_lines(value, f"{name}.{key}" if name else key)
+            word = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
+            yield from _toml_lines(value, f"{name}.{word}" if name else word)
+
+
+def _toml_value(value: str | float | bool) -> str:
+    """Texts, numbers and booleans are written alike in JSON and TOML, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -469,20 +528,15 @@ def _watch(options: argparse.Namespace) -> int:
         messages.event_topics(mqtt.prefix),
         on_subscribed=lambda: print(f"watching {mqtt.host}:{mqtt.effective_port}", file=sys.stderr, flush=True),
     )
-    try:
-        for number, message in enumerate(received, start=1):
-            if options.json:
-                print(message.payload.decode("utf-8", "replace"), flush=True)
-            else:
-                print(_message_line(message.topic, messages.read_event(message.payload)), flush=True)
-            if number == options.count:
-                return 0
-    except KeyboardInterrupt:
-        return 130
+    for message in itertools.islice(received, options.count):
+        if options.json:
+            _put(message.payload.decode("utf-8", "replace") + "\n")
+        else:
+            _put(_message_line(message.topic, messages.read_event(message.payload)) + "\n")
     return 0
 
 
-def _message_line(topic: str, event: Any) -> str:  # noqa: ANN401  EventMessage, imported when needed
+def _message_line(topic: str, event: "EventMessage | None") -> str:
     if event is None:
         return f"{topic}: not an event that this version can read"
     times = f"from {event.start:%H:%M:%S.%f}"[:-3]

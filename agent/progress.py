@@ -3,6 +3,7 @@
 In: how far a recording is analysed. Out: one line on standard error, redrawn some times a second.
 """
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +43,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the line away: something else is to be written to the terminal."""
         if self._seen:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
@@ -60,5 +65,7 @@ class Progress:
             how_far = f"[{bar:{WIDTH}}] {part:4.0%}"
         else:
             how_far = f"{done_s:.0f} s"
-        self._stream.write(f"\r\x1b[K{how_far} {speed:.0f}x real time  {self._name}")
+        line = f"{how_far} {speed:.0f}x real time  {self._name}"
+        # A line that the terminal breaks could not be taken away again.
+        self._stream.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
         self._stream.flush()

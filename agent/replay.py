@@ -4,7 +4,6 @@ In: recordings. Out: finished events and clip predictions. Called on the main th
 """
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent import pipeline
-from agent.app import Judge
+from agent.app import Judge, Stop
 from agent.values import AudioBlock, EndReason, FloatArray, SoundEvent
 from agent.wavfile import Recording
 
@@ -42,7 +41,7 @@ def replay(
     judge: Judge,
     emit: Callable[[SoundEvent], None],
     *,
-    stop: threading.Event,
+    stop: Stop,
     block_samples: int | None = None,
     speed: float | None = None,
     analysed: Callable[[int], None] = lambda _samples: None,
@@ -98,7 +97,7 @@ def paced(
         yield block
 
 
-def classify(recording: Recording, judge: Judge, *, stop: threading.Event) -> ClipPrediction | None:
+def classify(recording: Recording, judge: Judge, *, stop: Stop) -> ClipPrediction | None:
     """The paper's clip prediction: likelihoods summed over all windows, the largest wins.
 
     Returns:

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from agent import pipeline
-from agent.app import Judge, Outbox, StopSignals, spool_path
-from agent.capture import Microphone
+from agent.app import Judge, Outbox, Stop, StopSignals
+from agent.capture import DeviceHungError, Microphone
 from agent.clock import Timeline, time_synced
 from agent.config import Config
-from agent.errors import AgentError, DeviceError
+from agent.errors import AgentError
 from agent.health import Health, Heartbeat
 from agent.ring import Ring
 from agent.values import AudioBlock, EndReason, SoundEvent
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LOOK_AFTER_S = 1.0
 READ_S = 0.1
+SILENT_S = 5.0  # sound servers stutter for 3 s, and then deliver everything
 FINISH_S = 20.0  # at shutdown, for the pipeline to work off what is in the ring
 
 
@@ -31,55 +34,61 @@ class Sensor:
     """Microphone, pipeline and outbox of one source.
 
     Args:
-        config: the effective configuration.
+        microphone: not yet open.
         judge: the model and the rules.
         outbox: where events go; open.
-        signals: when to stop.
+        stop: when to stop.
+        ring_s: how far the analysis may fall behind.
+        silent_s: without a sample for so long, an open event ends.
     """
 
-    def __init__(self, config: Config, judge: Judge, outbox: Outbox, signals: StopSignals) -> None:
-        audio = config.audio
-        self._config = config
+    def __init__(
+        self,
+        microphone: Microphone,
+        judge: Judge,
+        outbox: Outbox,
+        stop: Stop,
+        *,
+        ring_s: float,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        self._microphone = microphone
         self._judge = judge
         self._outbox = outbox
-        self._signals = signals
+        self._stop = stop
+        self._ring_s = ring_s
+        self._silent_s = silent_s
         self._health = Health()
         self._failure: BaseException | None = None
         self._heard = False
         self._time_synced = False
         self._sample_rate_hz = 0
-        self._microphone = Microphone(
-            device=audio.device,
-            sample_rate_hz=audio.sample_rate_hz,
-            channel=audio.channel,
-            channels=audio.channels,
-        )
+        self._starting = threading.Lock()
         self._pipeline = threading.Thread(target=self._run_pipeline, name="pipeline", daemon=True)
 
     def run(self, heartbeat: Heartbeat) -> None:
-        """Listen until a signal comes or something fails; then end what is open.
+        """Listen until told to stop or something fails; then end what is open.
 
         Raises:
-            AgentError: what stopped the sensor, other than a signal.
+            DeviceHungError: PortAudio hangs, and would hang a clean exit as well.
+            AgentError: whatever else stopped the sensor.
         """
         self._pipeline.start()
-        while self._pipeline.is_alive() and not self._signals.stop.wait(LOOK_AFTER_S):
+        while self._pipeline.is_alive() and not self._stop.wait(LOOK_AFTER_S):
             analysed = self._health.analysed_samples if self._heard else 0
             heartbeat.push(analysed, time.monotonic(), self._status())
         heartbeat.stop()
-        self._microphone.stop()
+        with self._starting:  # a microphone that is just being started would be missed
+            self._microphone.stop()
         self._pipeline.join(FINISH_S)
+        if self._microphone.hung:
+            raise DeviceHungError(str(self._failure or "the sound system does not close"))
         if self._failure is not None:
             raise self._failure
-        if self._microphone.hung:
-            raise DeviceError("the sound system hangs, expected systemd to start the agent anew")
         if self._pipeline.is_alive():
-            raise AgentError(f"the pipeline did not finish within {FINISH_S:g} s")
-
-    @property
-    def hung(self) -> bool:
-        """Whether PortAudio hangs, and would hang a clean exit as well."""
-        return self._microphone.hung
+            raise DeviceHungError(f"the pipeline did not finish within {FINISH_S:g} s")
+        if not self._stop.is_set():
+            raise AgentError(f"capture is {self._microphone.snapshot().state}, expected sound until a signal comes")
 
     def _run_pipeline(self) -> None:
         try:
@@ -87,7 +96,7 @@ class Sensor:
             if sample_rate_hz is None:
                 return
             self._sample_rate_hz = sample_rate_hz
-            ring = Ring(round(self._config.audio.ring_s * sample_rate_hz))
+            ring = Ring(round(self._ring_s * sample_rate_hz))
             timeline = Timeline(sample_rate_hz)
             tell = self._outbox.teller(sample_rate_hz, timeline.utc_of)
             stages = self._judge.stages(sample_rate_hz)
@@ -107,7 +116,10 @@ class Sensor:
             def judged(_prediction: object) -> None:
                 self._heard = True
 
-            self._microphone.start(ring)
+            with self._starting:
+                if self._stop.is_set():
+                    return
+                self._microphone.start(ring)
             pipeline.run(
                 self._blocks(ring),
                 stages.front_end,
@@ -122,12 +134,20 @@ class Sensor:
             self._failure = error
 
     def _blocks(self, ring: Ring) -> Iterator[AudioBlock]:
-        """The stream until the ring is closed and empty. A block counts as analysed when the next is asked for."""
+        """The stream until the ring is closed and empty. A block counts as analysed when the next is asked for.
+
+        When nothing comes for `silent_s`, a block without samples tells of a gap: how long it is, nobody knows yet, and
+        an open event must not wait for that.
+        """
         max_samples = max(1, round(READ_S * self._sample_rate_hz))
+        next_sample = 0
         while not (ring.closed and ring.waiting == 0):
-            block = ring.read(LOOK_AFTER_S, max_samples)
+            block = ring.read(self._silent_s, max_samples)
             if block is None:
+                if not ring.closed:
+                    yield AudioBlock(np.empty(0, np.float32), next_sample, lost_before=1)
                 continue
+            next_sample = block.first_sample + len(block.samples)
             if block.lost_before:
                 self._health.count_gap(block.lost_before)
                 log.warning("capture.gap lost_s=%.3f", block.lost_before / self._sample_rate_hz)
@@ -135,7 +155,7 @@ class Sensor:
             self._health.count_analysed(len(block.samples))
 
     def _end_reason(self) -> EndReason:
-        return "shutdown" if self._signals.stop.is_set() else "gap"
+        return "shutdown" if self._stop.is_set() else "gap"
 
     def _status(self) -> str:
         if not self._heard:
@@ -160,23 +180,16 @@ def run_sensor(config: Config, environment: Mapping[str, str]) -> int:
         AgentError: the sensor cannot start, or cannot go on.
     """
     judge = Judge(config)
+    audio = config.audio
+    microphone = Microphone(
+        device=audio.device, sample_rate_hz=audio.sample_rate_hz, channel=audio.channel, channels=audio.channels
+    )
     with StopSignals() as signals:
-        failures: list[Exception] = []
-
-        def fail(error: Exception) -> None:
-            failures.append(error)
-            signals.stop.set()
-
-        with Outbox(config, judge, spool_path(config, environment), environment=environment, on_failure=fail) as outbox:
-            sensor = Sensor(config, judge, outbox, signals)
-            try:
+        try:
+            with Outbox(config, judge, environment=environment, stop=signals.stop) as outbox:
+                sensor = Sensor(microphone, judge, outbox, signals.stop, ring_s=audio.ring_s)
                 sensor.run(Heartbeat(environment))
-            except DeviceError as error:
-                if not sensor.hung:
-                    raise
-                log.critical("capture.hung reason=%s", error)
-        if sensor.hung:
+        except DeviceHungError as error:
+            log.critical("sensor.hung reason=%s", error)
             os._exit(74)  # PortAudio's own clean-up at exit would hang for good
-        if failures:
-            raise failures[0]
         return signals.exit_code

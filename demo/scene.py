@@ -90,7 +90,8 @@ def jackhammer(n: int, rng: np.random.Generator) -> Sound:
     time_s = np.arange(length) / SAMPLE_RATE_HZ
     ring = sum(np.sin(2 * np.pi * hz * time_s) for hz in (310.0, 870.0, 1_640.0, 2_950.0, 4_300.0))
     blow = (rng.standard_normal(length) + 0.5 * ring) * np.exp(-time_s / 0.010)
-    return signal.fftconvolve(blows, blow)[:n] + 0.08 * rng.standard_normal(n)
+    hammering: Sound = signal.fftconvolve(blows, blow)[:n] + 0.08 * rng.standard_normal(n)
+    return hammering
 
 
 def street_music(n: int, rng: np.random.Generator) -> Sound:
@@ -174,4 +175,5 @@ def _faded(sound: Sound) -> Sound:
 
 
 def _at_level(sound: Sound, level_db: float) -> Sound:
-    return sound / np.sqrt(np.mean(sound**2)) * 10.0 ** (level_db / 20.0)
+    scaled: Sound = sound / np.sqrt(np.mean(sound**2)) * 10.0 ** (level_db / 20.0)
+    return scaled

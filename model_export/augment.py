@@ -75,9 +75,10 @@ class WindowDrawer:
         self._rng = np.random.default_rng(seed)
         self._backgrounds = np.flatnonzero(clips.targets == clips.background)
 
-    def batches_per_epoch(self, batch_size: int) -> int:
-        """Whole batches in one epoch."""
-        return len(self._clips.frames) // batch_size
+    @property
+    def n_clips(self) -> int:
+        """Clips to draw from; each is drawn once in an epoch."""
+        return len(self._clips.frames)
 
     def epoch(self, batch_size: int) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Every clip once, in random order.

@@ -29,6 +29,7 @@ from model_export.train import TRAINING_NAME, Recipe, train
 log = logging.getLogger(__name__)
 
 RESULT_NAME = "crossvalidation.json"
+OURS = "l3-edge int8"
 PEER_SEEDS = (0, 1, 2)
 VALIDATION_FRACTION = 0.1
 
@@ -67,15 +68,23 @@ def crossvalidate(
     peers: Mapping[str, WaveformPeer],
     num_threads: int,
 ) -> list[FoldResult]:
-    """Train and test on each fold. Networks already trained in `out` by the same recipe are used again."""
+    """Train and test on each fold.
+
+    What stands in `out` from a run of the same recipe is used again: networks, peers' embeddings, finished folds.
+    """
     results: list[FoldResult] = []
-    peer_embeddings = {name: _peer_embeddings(peer, clips) for name, peer in peers.items()}
+    systems = [OURS, *(f"{name} + MLP" for name in peers)]
     for fold in folds:
+        work = out / f"fold{fold}"
         # ESC-10 clips in the test say whether background stays background; they are not in the accuracy.
         split = hold_out_fold(clips, fold)
-        results += _own_results(split, recipe, out / f"fold{fold}", fold=fold, num_threads=num_threads)
-        for name, embeddings in peer_embeddings.items():
-            results += _peer_results((name, peers[name]), embeddings, split, recipe, fold=fold)
+        if not _is_done(work, recipe, systems):
+            tested = _own_results(split, recipe, work, fold=fold, num_threads=num_threads)
+            for name, peer in peers.items():
+                embeddings = _peer_embeddings(peer, clips, out / f"{name}.npz")
+                tested += _peer_results((name, peer), embeddings, split, recipe, fold=fold)
+            _write(tested, work / RESULT_NAME)
+        results += read_results(work / RESULT_NAME)
         for result in results:
             if result.fold == fold:
                 log.info(
@@ -85,10 +94,18 @@ def crossvalidate(
                     result.seed,
                     result.accuracy,
                 )
-    out.mkdir(parents=True, exist_ok=True)
-    record = [asdict(result) | {"accuracy": round(result.accuracy, 4)} for result in results]
-    (out / RESULT_NAME).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    _write(results, out / RESULT_NAME)
     return results
+
+
+def _is_done(work: Path, recipe: Recipe, systems: Sequence[str]) -> bool:
+    file = work / RESULT_NAME
+    return _is_trained(work, recipe) and file.is_file() and {r.system for r in read_results(file)} == set(systems)
+
+
+def _write(results: Sequence[FoldResult], file: Path) -> None:
+    record = [asdict(result) | {"accuracy": round(result.accuracy, 4)} for result in results]
+    file.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def read_results(file: Path) -> list[FoldResult]:
@@ -107,15 +124,19 @@ def _own_results(
     windows, counts = all_windows(frames_of_clips(test_clips))
     targets = [LABELS.index(clip.label) for clip in test_clips]
     int8 = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
-    return [FoldResult("l3-edge int8", fold, recipe.seed, confusion(int8, counts, targets))]
+    return [FoldResult(OURS, fold, recipe.seed, confusion(int8, counts, targets))]
 
 
 def _trained(clips: Sequence[Clip], recipe: Recipe, work: Path, num_threads: int) -> tuple[keras.Model, keras.Model]:
-    record = work / TRAINING_NAME
-    if record.is_file() and Recipe(**json.loads(record.read_text())["recipe"]) == recipe:
+    if _is_trained(work, recipe):
         log.info("crossvalidate.trained_before folder=%s", work.name)
         return load_networks(work)
     return train(clips, recipe, work, num_threads=num_threads)
+
+
+def _is_trained(work: Path, recipe: Recipe) -> bool:
+    record = work / TRAINING_NAME
+    return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["recipe"] == asdict(recipe)
 
 
 def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
@@ -125,12 +146,17 @@ def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
     return embedding, classifier
 
 
-def _peer_embeddings(peer: WaveformPeer, clips: Sequence[Clip]) -> dict[Path, FloatArray]:
+def _peer_embeddings(peer: WaveformPeer, clips: Sequence[Clip], cache: Path) -> dict[Path, FloatArray]:
+    if cache.is_file():
+        with np.load(cache) as rows:
+            if len(rows.files) == len(clips):
+                return {clip.file: rows[str(number)] for number, clip in enumerate(clips)}
     embeddings = {}
     for number, clip in enumerate(clips, start=1):
         embeddings[clip.file] = peer.embeddings(*read_mono(clip.file))
         if number % 500 == 0:
             log.info("crossvalidate.peer_embeddings clips=%d of=%d", number, len(clips))
+    np.savez(cache, allow_pickle=False, **{str(number): embeddings[clip.file] for number, clip in enumerate(clips)})
     return embeddings
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from agent.frontend import FrontEnd
 from agent.model_card import FrontEndNumbers
 from agent.values import AudioBlock, FloatArray
+from agent.wavfile import open_recording
 from model_export.clips import Clip
 
 FRONT_END = FrontEndNumbers(
@@ -33,8 +33,9 @@ DEEP = FRONT_END.model_copy(update={"level_min_db": -140.0, "level_max_db": 20.0
 
 def read_mono(file: Path) -> tuple[FloatArray, int]:
     """A whole short clip: float32 (n,) in [-1, 1], mean of the channels, and its rate in hertz."""
-    samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    return samples.mean(axis=1), rate
+    with open_recording(file) as recording:
+        blocks = [block.samples for block in recording.blocks()]
+    return np.concatenate(blocks), recording.sample_rate_hz
 
 
 def frames_of(samples: FloatArray, sample_rate_hz: int, numbers: FrontEndNumbers = DEEP) -> FloatArray:

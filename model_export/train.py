@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from agent.errors import UsageError
 from agent.values import FloatArray
 from model_export import networks, noise
 from model_export.augment import Augmentation, TrainingClips, WindowDrawer
@@ -93,6 +94,8 @@ def train(clips: Sequence[Clip], recipe: Recipe, out: Path, *, num_threads: int 
         tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(recipe.seed)
     data = with_noise(frames_of_clips(clips), [LABELS.index(clip.label) for clip in clips], recipe)
+    if len(data.frames) < recipe.batch_size:
+        raise UsageError(f"{len(data.frames)} clips and noises to train on, expected at least {recipe.batch_size}")
     embedding = networks.embedding_network(FRONT_END)
     classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS))
     network = networks.joined(embedding, classifier)
@@ -122,7 +125,7 @@ def _fit(network: keras.Model, drawer: WindowDrawer, recipe: Recipe, epochs: int
     Returns:
         the mean loss of each epoch.
     """
-    n_steps = epochs * drawer.batches_per_epoch(recipe.batch_size)
+    n_steps = epochs * (drawer.n_clips // recipe.batch_size)
     optimizer = keras.optimizers.AdamW(
         OneCycle(learning_rate, n_steps, recipe.warm_up),
         weight_decay=recipe.weight_decay,
@@ -137,7 +140,7 @@ def _fit(network: keras.Model, drawer: WindowDrawer, recipe: Recipe, epochs: int
         losses.append(float(np.mean([network.train_on_batch(*batch) for batch in drawer.epoch(recipe.batch_size)])))
         log.info("train.epoch epoch=%d of=%d loss=%.4f", epoch + 1, epochs, losses[-1])
     optimizer.finalize_variable_values(network.trainable_variables)
-    settle_statistics(network, drawer, batch_size=64)
+    settle_statistics(network, drawer, batch_size=min(64, drawer.n_clips))
     return losses
 
 

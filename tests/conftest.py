@@ -7,7 +7,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
-pytest_plugins = ["tests.broker", "tests.sound_server"]
+pytest_plugins = ["tests.broker", "tests.commands", "tests.sound_server", "tests.street"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""The specification of `model_export`, as tests."""

@@ -1,0 +1,73 @@
+"""A data set small enough to train on in a test: sounds made by formula, in the layout that users have."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from demo.scene import SAMPLE_RATE_HZ, SOUNDS, Sounding, render
+from model_export.train import Recipe
+
+LABELS = ("siren", "jackhammer", "dog_bark")
+CLIPS_PER_LABEL = 8
+SMALL_RECIPE = Recipe(epochs=3, calm_epochs=1, noise_clips=12, noise_clip_s=1.5)
+
+
+@pytest.fixture(scope="session")
+def data_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a small UrbanSound8K and a small ESC-10."""
+    us8k, esc10 = tmp_path_factory.mktemp("us8k"), tmp_path_factory.mktemp("esc10")
+    rows = []
+    for label in LABELS:
+        assert label in SOUNDS
+        for number in range(CLIPS_PER_LABEL):
+            duration_s = 0.6 if number == 0 else 1.6
+            sound = render((Sounding(label, 0.0, duration_s, -20.0),), duration_s, seed=number)
+            file = f"{label}-{number}.wav"
+            soundfile.write(us8k / file, sound, SAMPLE_RATE_HZ)
+            # Two clips of each recording; recordings stay within a fold, but one stands in both, as in the original.
+            recording = "both" if number in (0, CLIPS_PER_LABEL - 1) else f"{label}{number // 2}"
+            fold = 1 if number < CLIPS_PER_LABEL // 2 else 2
+            rows.append({"file": file, "fold": fold, "class": label, "fsID": recording})
+    _write_csv(us8k / "metadata.csv", rows)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, name in enumerate(("rain", "rain", "sea_waves", "dog_bark", "rooster")):
+        file = f"{number}-{name}.wav"
+        soundfile.write(esc10 / file, 0.05 * rng.standard_normal(44_100 * 2), 44_100)
+        rows.append({"file": file, "fold": 1 + number % 2, "class": name, "source_id": str(number)})
+    _write_csv(esc10 / "metadata.csv", rows)
+    return us8k, esc10
+
+
+def _write_csv(file: Path, rows: list[dict[str, object]]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.DictWriter(lines, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="session")
+def trained(data_sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `train` writes after a few epochs."""
+    from model_export.clips import esc10, urbansound8k
+    from model_export.train import train
+
+    out = tmp_path_factory.mktemp("networks")
+    train(urbansound8k(data_sets[0]) + esc10(data_sets[1]), SMALL_RECIPE, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def packaged(data_sets: tuple[Path, Path], trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model folder, made by the commands `quantize` and `package`."""
+    from model_export.cli import main
+
+    us8k, esc10 = data_sets
+    out = tmp_path_factory.mktemp("model")
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+    assert main(["quantize", *data, "--networks", str(trained), "--out", str(out)]) == 0
+    assert main(["package", *data, "--networks", str(trained), "--model", str(out)]) == 0
+    return out

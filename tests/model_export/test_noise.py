@@ -1,0 +1,36 @@
+"""Noise that nobody recorded."""
+
+import numpy as np
+import pytest
+
+from model_export import noise
+
+RATE_HZ = 16_000
+
+
+@pytest.mark.parametrize(("colour", "slope_db_per_octave"), [("white", 0), ("pink", -3), ("brown", -6), ("blue", 3)])
+def test_a_colour_has_its_slope(colour: str, slope_db_per_octave: float) -> None:
+    """The power of coloured noise falls or rises by its decibels an octave."""
+    sound = noise.coloured(colour, 1 << 17, np.random.default_rng(0))
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    octaves = [10 * np.log10(power[1 << k : 1 << (k + 1)].mean()) for k in range(8, 16)]
+
+    assert np.polyfit(range(8), octaves, 1)[0] == pytest.approx(slope_db_per_octave, abs=0.3)
+
+
+@pytest.mark.parametrize("make", [noise.hum, noise.wind])
+def test_hum_and_wind_have_a_level_of_one(make: object) -> None:
+    """Sounds come at RMS 1, so that whoever mixes them sets the level."""
+    assert callable(make)
+    sound = make(RATE_HZ, RATE_HZ, np.random.default_rng(1))
+
+    assert np.sqrt(np.mean(sound**2)) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_background_is_reproducible_and_in_range() -> None:
+    """The same seed gives the same noise, and none is beyond full scale."""
+    draws = [noise.background(4_000, RATE_HZ, np.random.default_rng(seed)) for seed in (3, 3, 4)]
+
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    assert all(np.abs(draw).max() <= 1.0 for draw in draws)

@@ -1,0 +1,340 @@
+"""Promises of `agent.app`: the parts fit the model and the site, a signal is never lost, and no event stays open."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from agent.app import Judge, Outbox, Stop, StopSignals, broker_options
+from agent.clock import recording_timeline
+from agent.config import Config, MqttConfig, TlsConfig
+from agent.errors import ConfigError, ModelError, SpoolError
+from agent.values import SoundEvent
+from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
+
+RATE_HZ = 16_000
+START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+TOPIC = "urbansound/node-07/street/event"
+STATUS = "urbansound/node-07/status"
+INFO = "urbansound/node-07/info"
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(Config())
+
+
+def config_for(broker: Broker, folder: Path, **sections: Any) -> Config:  # noqa: ANN401  any section of the file
+    return Config.model_validate(
+        {
+            "node": {"id": "node-07"},
+            "mqtt": {"host": broker.host, "port": broker.port},
+            "spool": {"path": str(folder / "spool.sqlite")},
+        }
+        | sections
+    )
+
+
+def event(state: str, *, id: int = 0, onset_s: float = 1.0, offset_s: float | None = None) -> SoundEvent:
+    ended = state == "end"
+    return SoundEvent(
+        id=id,
+        state=state,  # type: ignore[arg-type]
+        label="siren",
+        onset=round(onset_s * RATE_HZ),
+        offset=round((offset_s or onset_s + 2.0) * RATE_HZ) if ended else None,
+        heard_until=round((onset_s + 2.5) * RATE_HZ),
+        likelihood_peak=0.9,
+        likelihood_mean=0.8,
+        end_reason="quiet" if ended else None,
+    )
+
+
+# The model and the site's rules
+
+
+def test_every_class_but_the_background_has_a_rule(judge: Judge) -> None:
+    """What the street always sounds like is no event."""
+    assert judge.model.card.background_label == "background"
+    assert set(judge.rules) == set(judge.labels) - {"background"}
+
+
+def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
+    """A threshold in the configuration wins over the card's, for the class that it names and no other."""
+    changed = Judge(Config.model_validate({"events": {"classes": {"siren": {"on": 0.77}}}}))
+
+    assert changed.rules["siren"].on == 0.77
+    assert changed.rules["siren"].off == judge.rules["siren"].off
+    assert changed.rules["jackhammer"] == judge.rules["jackhammer"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"inference": {"window_hop_s": 0.03}}, "inference.window_hop_s = 0.03: expected a multiple of the model's"),
+        ({"events": {"classes": {"sirene": {"on": 0.5}}}}, "events.classes.sirene: unknown class, expected one of"),
+        ({"events": {"default": {"on": 0.2, "off": 0.4}}}, "off = 0.4, expected at most on = 0.2"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_said_at_start(sections: dict[str, Any], message: str) -> None:
+    """A configuration that is right by itself and wrong for this model stops the agent before it hears anything."""
+    with pytest.raises(ConfigError) as caught:
+        Judge(Config.model_validate(sections))
+
+    assert message in str(caught.value)
+
+
+def test_a_missing_model_folder_is_named(tmp_path: Path) -> None:
+    """The message says which folder was looked in, and for what."""
+    with pytest.raises(ModelError, match=f"model folder {tmp_path}/none: cannot read model.json"):
+        Judge(Config.model_validate({"model": {"path": str(tmp_path / "none")}}))
+
+
+# Stopping
+
+
+def test_whoever_waits_is_woken_by_another_thread() -> None:
+    """A publisher that cannot go on stops the main thread at once, not at its next look."""
+    stop = Stop()
+    stopper = threading.Timer(0.05, stop.set)
+    stopper.start()
+
+    assert stop.wait(DEADLINE_S * 10)
+    assert stop.wait(DEADLINE_S * 10), "it stays set"
+    stopper.join()
+
+
+def test_without_a_stop_the_wait_is_over_in_time() -> None:
+    """Who waits for a stop that does not come goes on."""
+    assert not Stop().wait(0.01)
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_in_the_middle_of_the_wait_does_not_hang() -> None:
+    """Wherever in the program a signal hits, the main thread stops, and does not wait for itself for ever."""
+
+    def waited_with_a_signal_at(place: int) -> bool:
+        """Wait, and have the signal come before that line of the wait; give whether there was that line."""
+        seen = 0
+
+        def trace(frame: FrameType, what: str, _: object) -> Any:  # noqa: ANN401  sys.settrace's own type
+            nonlocal seen
+            seen += 1
+            if seen == place:
+                signal.raise_signal(signal.SIGTERM)
+            return trace
+
+        with StopSignals() as signals:
+            to_end_the_last = threading.Timer(1.0, signals.stop.set)
+            to_end_the_last.start()
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                assert signals.stop.wait(DEADLINE_S)
+            finally:
+                sys.settrace(before)
+            to_end_the_last.cancel()
+            return signals.received == signal.SIGTERM
+
+    place = 1
+    while waited_with_a_signal_at(place):
+        place += 1
+    assert place > 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_noted_and_the_old_handlers_come_back(number: signal.Signals, code: int) -> None:
+    """Ctrl-C and `systemctl stop` become a stop and an exit code; afterwards Ctrl-C is what it was."""
+    before = signal.getsignal(number)
+
+    with StopSignals() as signals:
+        assert (signals.stop.is_set(), signals.exit_code) == (False, 0)
+        os.kill(os.getpid(), number)
+        assert signals.stop.wait(DEADLINE_S)
+
+    assert signals.exit_code == code
+    assert signal.getsignal(number) is before
+
+
+# Broker options
+
+
+def test_broker_options_are_those_of_the_configuration(tmp_path: Path, certificates: Certificates) -> None:
+    """Host, port, user and password arrive; TLS changes the port where none is named."""
+    (tmp_path / "password").write_text("secret\n")
+    plain = MqttConfig.model_validate({"host": "broker.example", "username": "node", "keepalive_s": 7})
+    encrypted = plain.model_copy(
+        update={"tls": TlsConfig(enabled=True, ca_file=certificates.ca), "password_file": tmp_path / "password"}
+    )
+
+    one, other = broker_options(plain, {}), broker_options(encrypted, {})
+
+    assert (one.host, one.port, one.username, one.password, one.tls) == ("broker.example", 1883, "node", None, None)
+    assert one.keepalive_s == 7
+    assert (other.port, other.password) == (8883, "secret")
+    assert other.tls is not None
+
+
+# The outbox
+
+
+def test_what_is_told_reaches_the_broker(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """An event's messages arrive in order, with one id, a rising seq and the time of the sound in UTC."""
+    subscriber = subscribe(broker.options())
+
+    with Outbox(config_for(broker, tmp_path), judge, environment={}, stop=Stop()) as outbox:
+        tell = outbox.teller(RATE_HZ, recording_timeline(START, RATE_HZ))
+        tell(event("start"))
+        tell(event("end"))
+        first, last = (json.loads(payload) for payload in subscriber.wait_for(2, TOPIC))
+
+    assert (first["event_type"], last["event_type"], last["end_reason"]) == ("start", "end", "quiet")
+    assert first["event_id"] == last["event_id"]
+    assert (first["seq"], last["seq"]) == (1, 2)
+    assert first["start"] == last["start"] == "2026-01-01T12:00:01.000Z"
+    assert last["end"] == "2026-01-01T12:00:03.000Z"
+    assert last["model"] == {
+        "name": judge.model.card.name,
+        "version": judge.model.card.version,
+        "sha256": judge.model.sha256,
+    }
+    assert not last["replayed"]
+
+
+def test_a_node_says_what_it_is_and_when_it_is_there(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """`status` and `info` are retained: who comes later sees `online` and the labels, and in the end `offline`."""
+    with Outbox(config_for(broker, tmp_path), judge, environment={}, stop=Stop()) as outbox:
+        outbox.teller(RATE_HZ, recording_timeline(START, RATE_HZ))
+        wait_until(lambda: outbox.publisher.delivery().connected, "a connection")
+        watching = subscribe(broker.options())
+        (status,) = watching.wait_for(1, STATUS)
+        info = json.loads(watching.wait_for(1, INFO)[-1])
+        wait_until(lambda: b"sample_rate_hz" in watching.payloads(INFO)[-1], "the rate, once it is known")
+
+    assert status == b"online"
+    assert set(info["labels"]) == set(judge.rules)
+    assert json.loads(watching.payloads(INFO)[-1])["sources"] == [{"id": "street", "sample_rate_hz": RATE_HZ}]
+    later = subscribe(broker.options())
+    assert later.wait_for(1, STATUS) == [b"offline"]
+    assert all(message.retain for message in later.messages)
+
+
+def test_the_password_is_in_no_message(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """Neither the password nor a hash that depends on it is published: nodes that differ by it alone have one hash."""
+    subscriber = subscribe(broker.options())
+    for number, password in enumerate(("first secret", "second secret"), start=1):
+        mqtt = {"host": broker.host, "port": broker.port, "username": "node", "password": password}
+        with Outbox(config_for(broker, tmp_path, mqtt=mqtt), judge, environment={}, stop=Stop()):
+            subscriber.wait_for(number, INFO)
+
+    one, other = (json.loads(payload) for payload in subscriber.payloads(INFO))
+    assert one["config_sha256"] == other["config_sha256"]
+    assert not any(b"secret" in message.payload for message in subscriber.messages)
+
+
+def test_an_event_that_a_crash_left_open_is_ended_at_the_next_start(
+    make_broker: BrokerFactory,
+    subscribe: SubscriberFactory,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Subscribers see no siren that never ends: it is `interrupted`, at the time up to which it was last told."""
+    broker, judge = make_broker(), Judge(Config())
+    crashed = Outbox(config_for(broker, tmp_path), judge, environment={}, stop=Stop())
+    tell = crashed.teller(RATE_HZ, recording_timeline(START, RATE_HZ))
+    tell(event("start", id=0))
+    tell(event("start", id=1, onset_s=4.0))
+    tell(event("end", id=0))
+    crashed.spool.close()  # as the end of the process does
+
+    broker.start()
+    subscriber = subscribe(broker.options())
+    with caplog.at_level(logging.WARNING), Outbox(config_for(broker, tmp_path), judge, environment={}, stop=Stop()):
+        payloads = [json.loads(payload) for payload in subscriber.wait_for(4, TOPIC)]
+
+    assert [(payload["seq"], payload["event_type"]) for payload in payloads] == [
+        (1, "start"),
+        (2, "start"),
+        (3, "end"),
+        (4, "end"),
+    ]
+    end = payloads[-1]
+    assert (end["event_id"], end["end_reason"]) == (payloads[1]["event_id"], "interrupted")
+    assert end["end"] == "2026-01-01T12:00:06.500Z"  # `heard_until` of the start
+    assert caplog.text.count("event.interrupted") == 1
+    with Outbox(config_for(broker, tmp_path), judge, environment={}, stop=Stop()) as again:
+        assert len(again.spool) == 0, "it is ended once"
+
+
+def test_a_replay_does_not_push_the_sensor_from_the_broker(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """On a node that is listening, recordings can be published as well: own spool, own connection."""
+    subscriber = subscribe(broker.options())
+    config = config_for(broker, tmp_path)
+    with Outbox(config, judge, environment={}, stop=Stop()) as live:
+        wait_until(lambda: live.publisher.delivery().delivered == 0 and live.publisher.delivery().connected, "a broker")
+        with Outbox(config, judge, environment={}, stop=Stop(), replayed=True) as replayed:
+            tell_live = live.teller(RATE_HZ, recording_timeline(START, RATE_HZ))
+            tell_replayed = replayed.teller(RATE_HZ, recording_timeline(START, RATE_HZ))
+            for tell in (tell_live, tell_replayed, tell_live, tell_replayed):
+                state = "start" if len(subscriber.payloads(TOPIC)) < 2 else "end"
+                n_before = len(subscriber.payloads(TOPIC))
+                tell(event(state))
+                subscriber.wait_for(n_before + 1, TOPIC)
+            assert live.publisher.delivery().last_error is None
+            assert replayed.publisher.delivery().last_error is None
+
+    assert [json.loads(payload)["replayed"] for payload in subscriber.payloads(TOPIC)] == [False, True, False, True]
+    assert "already connected" not in broker.log.read_text()
+
+
+def test_a_publisher_that_cannot_go_on_stops_the_agent(
+    broker: Broker, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk fails under the publisher, whoever listens is told to stop, and leaves with the reason."""
+    stop = Stop()
+
+    def fail(*_: object) -> None:
+        raise SpoolError("spool: the disk is full")
+
+    with (  # noqa: PT012  what is raised is raised on leaving
+        pytest.raises(SpoolError, match="the disk is full"),
+        Outbox(config_for(broker, tmp_path), judge, environment={}, stop=stop) as outbox,
+    ):
+        monkeypatch.setattr(outbox.spool, "forget", fail)
+        outbox.teller(RATE_HZ, recording_timeline(START, RATE_HZ))(event("start"))
+        assert stop.wait(DEADLINE_S)
+
+
+def test_the_first_reason_to_leave_is_the_one_that_is_told(
+    broker: Broker, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the agent leaves for another reason, a publisher that failed as well does not hide it."""
+    stop = Stop()
+
+    def fail(*_: object) -> None:
+        raise SpoolError("spool: the disk is full")
+
+    with (  # noqa: PT012
+        pytest.raises(ZeroDivisionError),
+        Outbox(config_for(broker, tmp_path), judge, environment={}, stop=stop) as outbox,
+    ):
+        monkeypatch.setattr(outbox.spool, "forget", fail)
+        outbox.teller(RATE_HZ, recording_timeline(START, RATE_HZ))(event("start"))
+        assert stop.wait(DEADLINE_S)
+        raise ZeroDivisionError
