@@ -18,6 +18,7 @@ from agent import __version__, broker, messages
 from agent.aggregation import Aggregator
 from agent.clock import time_synced, utc_now
 from agent.config import Config, MqttConfig
+from agent.errors import BrokerError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
@@ -175,10 +176,12 @@ class Outbox:
         judge: names the model.
         environment: for credentials.
         stop: set when the publisher cannot go on; why is raised on leaving.
-        replayed: whether recordings are told. They have their own spool and MQTT session: the sensor may be running.
+        replayed: whether recordings are told. They have their own spool and MQTT session, and say nothing about the
+            node's state: the sensor may be running.
 
     Raises:
         SpoolError: the outbox cannot be opened; on leaving, it failed meanwhile.
+        BrokerError: on leaving, where recordings were told: not all of it could be delivered.
         ConfigError: the password or the TLS files cannot be used.
     """
 
@@ -208,8 +211,8 @@ class Outbox:
             spool=self.spool,
             options=options,
             client_id=f"urbansound-{config.node.id}" + ("-replay" if replayed else ""),
-            announce=self._announcement,
-            farewell=broker.Publication(self._topics.status, messages.OFFLINE, retain=True),
+            announce=(lambda: ()) if replayed else self._announcement,
+            farewell=None if replayed else broker.Publication(self._topics.status, messages.OFFLINE, retain=True),
             on_failure=self._fail,
         )
 
@@ -218,11 +221,16 @@ class Outbox:
         return self
 
     def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
-        self.publisher.stop(DRAIN_S)
+        delivered = self.publisher.stop(DRAIN_S)
+        waiting, why = len(self.spool), self.publisher.delivery().last_error
         failure = self._failure  # not one that closing makes: the thread may still be looking up a host
         self.spool.close()
         if failure is not None and error is None:
             raise failure
+        if not delivered:
+            log.warning("spool.waiting messages=%d reason=%s", waiting, why)
+            if self._replayed and error is None and not self._stop.is_set():
+                raise BrokerError(f"{waiting} messages wait in the spool for the next replay that publishes; {why}")
 
     def teller(self, sample_rate_hz: int, utc_of: Callable[[int], datetime]) -> Callable[[SoundEvent], None]:
         """What puts the events of a stream into the spool; call it on the pipeline thread."""

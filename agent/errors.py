@@ -3,7 +3,7 @@
     AgentError                1   anything unexpected
     ├── UsageError            2   the command line asks for what cannot be
     ├── DeviceError          69   the microphone cannot be opened or has gone
-    ├── BrokerError          69   the MQTT broker refuses, where that is fatal (`watch`)
+    ├── BrokerError          69   the MQTT broker refuses, where that is fatal (`watch`, `replay --publish`)
     ├── RecordingError       74   a recording cannot be read (`replay`, `classify`: 3, some files failed)
     ├── SpoolError           74   the outbox on disk cannot be written
     ├── ConfigError          78   the configuration is wrong; systemd must not restart

@@ -61,7 +61,7 @@ class Publisher:
         options: the broker.
         client_id: the node's id.
         announce: what to say first on each connection (`status` online, `info`); called on the publisher thread.
-        farewell: the last will, and the last message of a clean stop (`status` offline).
+        farewell: the last will, and the last message of a clean stop (`status` offline); None for neither.
         on_failure: called on the publisher thread when it cannot go on: the spool fails.
         max_in_flight: messages on their way at once.
         retry_min_s: the first wait after the broker was away or refused.
@@ -75,7 +75,7 @@ class Publisher:
         options: BrokerOptions,
         client_id: str,
         announce: Callable[[], Sequence[Publication]],
-        farewell: Publication,
+        farewell: Publication | None,
         on_failure: Callable[[Exception], None],
         max_in_flight: int = MAX_IN_FLIGHT,
         retry_min_s: float = RETRY_MIN_S,
@@ -201,12 +201,13 @@ class Publisher:
             connection.drop()
 
     def _say_goodbye(self, connection: Connection) -> None:
-        ticket = connection.publish(self._farewell)
-        until = time.monotonic() + _GOODBYE_S
-        while (remaining_s := until - time.monotonic()) > 0.0:
-            acknowledgements, _ = connection.wait(remaining_s)
-            if any(one.ticket == ticket for one in acknowledgements):
-                break
+        if self._farewell is not None:
+            ticket = connection.publish(self._farewell)
+            until = time.monotonic() + _GOODBYE_S
+            while (remaining_s := until - time.monotonic()) > 0.0:
+                acknowledgements, _ = connection.wait(remaining_s)
+                if any(one.ticket == ticket for one in acknowledgements):
+                    break
         connection.close()
 
 

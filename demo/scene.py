@@ -80,18 +80,17 @@ def dog_bark(n: int, rng: np.random.Generator) -> Sound:
 
 
 def jackhammer(n: int, rng: np.random.Generator) -> Sound:
-    """Steel on stone some twenty-five times a second, and the air that drives it."""
+    """Steel on stone some seventeen times a second, and the air that drives it."""
     blows = np.zeros(n)
     at = 0.0
     while at < n:
         blows[int(at)] = rng.uniform(0.7, 1.0)
-        at += SAMPLE_RATE_HZ / rng.uniform(24.0, 27.0)
-    length = int(0.05 * SAMPLE_RATE_HZ)
-    time_s = np.arange(length) / SAMPLE_RATE_HZ
+        at += SAMPLE_RATE_HZ / rng.uniform(16.0, 18.0)
+    time_s = np.arange(int(0.08 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     ring = sum(np.sin(2 * np.pi * hz * time_s) for hz in (310.0, 870.0, 1_640.0, 2_950.0, 4_300.0))
-    blow = (rng.standard_normal(length) + 0.5 * ring) * np.exp(-time_s / 0.010)
-    hammering: Sound = signal.fftconvolve(blows, blow)[:n] + 0.08 * rng.standard_normal(n)
-    return hammering
+    blow = (rng.standard_normal(len(time_s)) + 0.5 * ring) * np.exp(-time_s / 0.006)
+    hammering: Sound = signal.fftconvolve(blows, blow)[:n]
+    return hammering / np.std(hammering) + 0.2 * coloured("pink", n, rng)
 
 
 def street_music(n: int, rng: np.random.Generator) -> Sound:

@@ -20,7 +20,7 @@ from model_export.features import read_mono
 GROUND_S = 2.0
 MIN_CLIP_S = 1.5
 SNR_DB = 20.0
-STEP_S = 0.025
+STEP_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,15 @@ def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 
 @pytest.fixture(scope="session")
+def corner(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
+    """A dog and a shot: the shortest street with more than one event; 9 s."""
+    parts = [silence(BEFORE_S)]
+    for name in CLIPS[1:3]:
+        parts += [clip(recordings, name), silence(BETWEEN_S)]
+    return _written(np.concatenate(parts), tmp_path_factory.mktemp("corner") / "corner.wav")
+
+
+@pytest.fixture(scope="session")
 def siren(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
     """A siren that goes on for 12 s and is still there at the end: an event that stays open."""
     samples = np.concatenate([silence(0.5), *[clip(recordings, SIREN)] * 3])

@@ -133,7 +133,7 @@ def test_a_signal_in_the_middle_of_the_wait_does_not_hang() -> None:
             return trace
 
         with StopSignals() as signals:
-            to_end_the_last = threading.Timer(1.0, signals.stop.set)
+            to_end_the_last = threading.Timer(0.2, signals.stop.set)
             to_end_the_last.start()
             before = sys.gettrace()
             sys.settrace(trace)

@@ -654,6 +654,23 @@ def test_a_spool_that_fails_stops_the_sensor(
     assert error.exit_code == 74
 
 
+def test_a_bug_in_the_analysis_is_not_hidden(
+    run_sensor: Callable[..., Running], wail: FloatArray, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody expected ends the agent with its traceback; the microphone is given back."""
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(judge.classifier, "predict", fail)
+    card = Card(wail)
+
+    sensor = run_sensor(card)
+
+    assert isinstance(sensor.wait(), ZeroDivisionError)
+    assert card.n_closed == 1
+
+
 @pytest.fixture(params=["away", "wrong password", "wrong CA"])
 def unwilling(
     request: pytest.FixtureRequest,

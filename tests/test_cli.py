@@ -1,0 +1,672 @@
+"""Promises of `urbansound`: what a person types, reads and pipes, and the codes with which it leaves."""
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from agent import __version__, capture
+from agent.config import Config, load_config
+from tests.broker import HOST, Broker, SubscriberFactory, wait_until
+from tests.commands import Caller, CommandFactory
+from tests.conftest import REPOSITORY
+from tests.sound_server import SAMPLE_RATE_HZ, SoundServer
+from tests.street import Sound, silence
+from tests.test_progress import CLEAR
+
+EVENT, STATUS = "urbansound/node/street/event", "urbansound/node/status"
+COMMANDS = ("run", "replay", "classify", "devices", "check", "watch")
+START = "2026-01-01T12:00:00Z"
+
+
+def rows_of(lines: str | Sequence[str]) -> list[dict[str, Any]]:
+    """JSON lines as a program reads them."""
+    return [json.loads(line) for line in (lines.splitlines() if isinstance(lines, str) else lines)]
+
+
+def without_file(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "file"} for row in rows]
+
+
+@pytest.fixture
+def noise_file(tmp_path: Path) -> Path:
+    """Two seconds of noise."""
+    noise = np.random.default_rng(4).normal(0.0, 0.05, 32_000).astype(np.float32)
+    soundfile.write(tmp_path / "noise.wav", noise, 16_000)
+    return tmp_path / "noise.wav"
+
+
+@pytest.fixture
+def published(broker: Broker, tmp_path: Path) -> Path:
+    """A configuration for a broker that runs."""
+    return write_config(tmp_path, broker.port)
+
+
+def write_config(folder: Path, port: int) -> Path:
+    file = folder / "agent.toml"
+    file.write_text(f'[mqtt]\nhost = "{HOST}"\nport = {port}\n[spool]\npath = "{folder}/spool/spool.sqlite"\n')
+    return file
+
+
+# Help
+
+
+def test_the_version_is_told(call: Caller) -> None:
+    """`--version` gives name and version."""
+    assert call("--version").out == f"urbansound {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_shows_examples(call: Caller, command: str) -> None:
+    """`--help` of a command says what it does, and ends with lines that can be typed."""
+    said = call(command, "--help")
+
+    assert said.code == 0
+    assert f"usage: urbansound {command}" in said.out
+    examples = said.out.partition("\nexamples:\n")[2].splitlines()
+    assert examples
+    assert all(f"urbansound {command}" in example for example in examples)
+
+
+def test_help_lists_the_commands(call: Caller) -> None:
+    """Who does not know where to begin sees all commands."""
+    said = call("--help")
+
+    assert said.code == 0
+    assert all(f"\n    {command} " in said.out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("listen",), "invalid choice: 'listen'"),
+        (("replay",), "the following arguments are required: PATH"),
+        (("replay", "--format", "xml", "a.wav"), "invalid choice: 'xml'"),
+        (("replay", "--channel", "0", "a.wav"), "0: expected a number from 1, or mix"),
+        (("replay", "--speed", "-1", "a.wav"), "-1: expected a number from 0.01 to 1000000"),
+        (("replay", "--speed", "fast", "a.wav"), "fast: expected a number from 0.01 to 1000000"),
+        (("replay", "--start", "yesterday", "a.wav"), "yesterday: expected RFC 3339 such as 2026-01-01T12:00:00Z"),
+        (
+            ("replay", "--start", "2026-01-01T12:00:00", "a.wav"),
+            "no time zone, expected for example 2026-01-01T12:00:00Z",
+        ),
+        (("replay", "--realtime", "--speed", "2", "a.wav"), "not allowed with argument"),
+        (("replay", "-"), "- reads raw PCM: --rate is missing, expected samples per second"),
+        (("watch", "--port", "99999"), "99999: expected a number from 1 to 65535"),
+        (("watch", "--count", "0"), "0: expected a number from 1 to"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(call: Caller, arguments: tuple[str, ...], message: str) -> None:
+    """A wrong command line ends with 2 and one line that says what was expected."""
+    said = call(*arguments)
+
+    assert (said.code, said.out) == (2, "")
+    assert message in said.err
+
+
+# Replay
+
+
+def test_replay_prints_the_finished_events(call: Caller, street: Sound) -> None:
+    """One JSON object a line, for each event when it has ended, in seconds from the start of the file."""
+    said = call("replay", street.file)
+
+    rows = rows_of(said.out)
+    assert (said.code, said.err) == (0, "")
+    assert [row["label"] for row in rows] == ["siren", "dog_bark", "gun_shot", "car_horn", "siren"]
+    for row in rows:
+        assert list(row) == [
+            "file",
+            "label",
+            "onset_s",
+            "offset_s",
+            "duration_s",
+            "likelihood_peak",
+            "likelihood_mean",
+            "end_reason",
+        ]
+        assert row["file"] == str(street.file)
+        assert row["duration_s"] == round(row["offset_s"] - row["onset_s"], 3)
+        assert 0.0 <= row["onset_s"] < row["offset_s"] <= street.duration_s
+        assert 0.0 < row["likelihood_mean"] <= row["likelihood_peak"] <= 1.0
+
+
+def test_replay_says_the_same_twice(urbansound: CommandFactory, corner: Sound) -> None:
+    """Two replays of a street, in two processes, are equal byte by byte."""
+    first, second = (urbansound("replay", corner.file) for _ in range(2))
+
+    assert (first.wait(), second.wait()) == (0, 0)
+    assert first.lines == second.lines
+    assert len(first.lines) == 2
+
+
+def test_the_formats_say_the_same(call: Caller, corner: Sound, tmp_path: Path) -> None:
+    """JSON lines, CSV with a header, and text for people are three forms of the same events."""
+    file = tmp_path / "20260101_120000.wav"
+    file.symlink_to(corner.file)
+
+    rows = rows_of(call("replay", file).out)
+    table = list(csv.DictReader(io.StringIO(call("replay", "--format", "csv", file).out)))
+    text = call("replay", "--format", "text", file).out.splitlines()
+
+    assert [{key: str(value) for key, value in row.items()} for row in rows] == table
+    assert len(rows) == len(text) == 2
+    for row, line in zip(rows, text, strict=True):
+        times = f"{row['onset_s']:.3f} s", f"{row['offset_s']:.3f} s"
+        assert all(part in line for part in (row["file"], row["label"], *times))
+
+
+@pytest.mark.parametrize(
+    ("recording", "start"),
+    [
+        (("20260101_120000.wav",), "2026-01-01T12:00:00Z"),
+        (("20260101_120000.wav", "--start", "2025-05-05T05:05:05.5+02:00"), "2025-05-05T03:05:05.5Z"),
+        (("street.wav", "--start", START), START),
+        (("street.wav",), None),
+    ],
+)
+def test_events_have_a_date_where_one_is_known(
+    call: Caller, siren: Sound, tmp_path: Path, recording: tuple[str, ...], start: str | None
+) -> None:
+    """The start of a recording is what `--start` says, else what its name says, else nobody knows it."""
+    name, *arguments = recording
+    file = tmp_path / name
+    file.symlink_to(siren.file)
+
+    (row,) = rows_of(call("replay", *arguments, file).out)
+
+    if start is None:
+        assert "start" not in row
+        assert "end" not in row
+        return
+    began = datetime.fromisoformat(start)
+    for time, seconds in (("start", "onset_s"), ("end", "offset_s")):
+        assert datetime.fromisoformat(row[time]) == began + timedelta(seconds=row[seconds])
+
+
+def test_one_start_is_for_one_recording(call: Caller, noise_file: Path, siren: Sound) -> None:
+    """`--start` with two recordings would date one of them wrongly, and is refused."""
+    said = call("replay", "--start", START, noise_file, siren.file)
+
+    assert said.code == 2
+    assert "--start: says when one recording began, and there are 2" in said.err
+
+
+@pytest.mark.parametrize("form", ["s16le", "f32le"])
+def test_raw_pcm_from_standard_input_is_the_recording(
+    urbansound: CommandFactory, call: Caller, siren: Sound, form: str
+) -> None:
+    """What `arecord` pipes in gives the events of the same sound in a file; `--format` names what comes in and out."""
+    pcm = siren.samples if form == "s16le" else siren.samples.astype("<f4") / np.float32(32768)
+    expected = rows_of(call("replay", siren.file).out)
+
+    arguments = ("--rate", str(SAMPLE_RATE_HZ), "--format", form, "--format", "csv")
+    piped = urbansound("replay", "-", *arguments, stdin=subprocess.PIPE)
+    assert piped.process.stdin is not None
+    piped.process.stdin.write(pcm.tobytes())
+    piped.process.stdin.close()
+
+    assert piped.wait() == 0, piped.stderr
+    table = list(csv.DictReader(piped.lines))
+    assert [row["file"] for row in table] == ["-"] * len(expected)
+    assert [(row["label"], row["onset_s"], row["offset_s"], row["likelihood_peak"]) for row in table] == [
+        (row["label"], str(row["onset_s"]), str(row["offset_s"]), str(row["likelihood_peak"])) for row in expected
+    ]
+
+
+def test_a_channel_can_be_chosen(call: Caller, siren: Sound, tmp_path: Path) -> None:
+    """`--channel 2` hears the second channel alone."""
+    both = np.stack([np.zeros_like(siren.samples), siren.samples], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", both, SAMPLE_RATE_HZ)
+
+    assert rows_of(call("replay", "--channel", "1", tmp_path / "stereo.wav").out) == []
+    second = rows_of(call("replay", "--channel", "2", tmp_path / "stereo.wav").out)
+    assert without_file(second) == without_file(rows_of(call("replay", siren.file).out))
+
+
+def test_a_folder_is_walked(call: Caller, noise_file: Path, siren: Sound, tmp_path: Path) -> None:
+    """All recordings below a folder are replayed, in the order of their names; other files are not looked at."""
+    folder = tmp_path / "week"
+    (folder / "monday").mkdir(parents=True)
+    for name in ("monday/b.wav", "monday/a.wav", "z.wav"):
+        (folder / name).symlink_to(siren.file)
+    (folder / "notes.txt").write_text("nothing to hear")
+
+    said = call("replay", folder)
+
+    assert said.code == 0
+    assert [Path(row["file"]).relative_to(folder).as_posix() for row in rows_of(said.out)] == [
+        "monday/a.wav",
+        "monday/b.wav",
+        "z.wav",
+    ]
+
+
+def test_a_name_that_is_not_text_goes_through(urbansound: CommandFactory, siren: Sound, tmp_path: Path) -> None:
+    """Names of files are bytes; one from an old system in Latin-1 is printed as it is."""
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    file.symlink_to(siren.file)
+
+    replayed = urbansound("replay", "--format", "text", file)
+
+    assert replayed.wait() == 0, replayed.stderr
+    assert [line.partition("  ")[0] for line in replayed.lines] == [str(file)]
+
+
+def test_ctrl_c_in_a_replay_ends_what_is_open(
+    urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory, siren: Sound
+) -> None:
+    """Ctrl-C in the middle of a siren: its end is printed and published, then the exit code is 130."""
+    subscriber = subscribe(broker.options())
+    arguments = ("--realtime", "--publish", "--start", START, "--config", published, siren.file, siren.file.parent)
+    replayed = urbansound("replay", *arguments)
+    subscriber.wait_for(1, EVENT)
+
+    replayed.signal(signal.SIGINT)
+
+    assert replayed.wait() == 130
+    (row,) = rows_of(replayed.lines)
+    start, end = rows_of([payload.decode() for payload in subscriber.wait_for(2, EVENT)])
+    assert row["end_reason"] == end["end_reason"] == "shutdown"
+    assert (start["event_type"], end["event_type"], end["replayed"]) == ("start", "end", True)
+    assert row["end"] == end["end"]
+    assert row["offset_s"] < siren.duration_s / 2
+
+
+def test_a_terminal_shows_how_far_it_is_between_the_results(corner: Sound) -> None:
+    """Where a person looks, a bar comes and goes, and each result stands on a line of its own."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "agent.cli", "replay", "--speed", "10", str(corner.file)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=slave, stdout=slave, stderr=slave) as replayed:
+        os.close(slave)
+        shown = b""
+        with suppress(OSError):  # the terminal's own way to say that nobody is there any more
+            while part := os.read(master, 4096):
+                shown += part
+    os.close(master)
+
+    assert replayed.returncode == 0
+    assert re.search(rb"%  ?\d+x real time  corner.wav", shown)
+    lines = [line.rpartition(CLEAR)[2] for line in shown.decode().split("\r\n")]
+    assert [row["label"] for row in rows_of([line for line in lines if line])] == ["dog_bark", "gun_shot"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_silent_standard_input_can_be_left(
+    urbansound: CommandFactory, siren: Sound, number: signal.Signals, code: int
+) -> None:
+    """When the program that pipes sound in says nothing more, a signal still ends the replay, and what is open."""
+    replayed = urbansound("replay", "-", "--rate", str(SAMPLE_RATE_HZ), stdin=subprocess.PIPE)
+    assert replayed.process.stdin is not None
+    seconds = SAMPLE_RATE_HZ
+    wail = siren.samples[: 4 * seconds]
+    replayed.process.stdin.write(np.concatenate([wail, silence(2.0), wail, silence(2.0), wail]).tobytes())
+    replayed.process.stdin.flush()
+    wait_until(lambda: len(replayed.lines) >= 2, "two sirens")
+
+    replayed.signal(number)
+
+    assert replayed.wait() == code
+    assert [row["end_reason"] for row in rows_of(replayed.lines)] == ["quiet", "quiet", "shutdown"]
+
+
+# Publishing a recording
+
+
+def test_a_replay_is_published(
+    urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory, corner: Sound
+) -> None:
+    """With `--publish` subscribers get what is printed: the same labels and times, marked as replayed, start to end."""
+    subscriber = subscribe(broker.options())
+
+    replayed = urbansound("replay", "--publish", "--start", START, "--config", published, corner.file)
+
+    assert replayed.wait() == 0, replayed.stderr
+    rows = rows_of(replayed.lines)
+    events = rows_of([payload.decode() for payload in subscriber.wait_for(2 * len(rows), EVENT)])
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert all(event["replayed"] for event in events)
+    ends = [event for event in events if event["event_type"] == "end"]
+    assert [(end["label"], end["start"], end["likelihood_peak"], end["end_reason"]) for end in ends] == [
+        (row["label"], row["start"], row["likelihood_peak"], row["end_reason"]) for row in rows
+    ]
+    durations_s = [end["duration_s"] for end in ends]
+    np.testing.assert_allclose(durations_s, [row["duration_s"] for row in rows], atol=0.0011)  # rounded twice
+    wait_until(lambda: subscriber.payloads(STATUS)[-1:] == [b"offline"], "the node to go")
+
+
+def test_now_is_when_the_replay_begins(
+    urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory, siren: Sound
+) -> None:
+    """`--start now --realtime` plays a recording as if it happened now: an event is told after it began, not before."""
+    subscriber = subscribe(broker.options())
+
+    replayed = urbansound("replay", "--publish", "--start", "now", "--realtime", "--config", published, siren.file)
+    (payload,) = subscriber.wait_for(1, EVENT)
+    told_at = datetime.now().astimezone()
+    replayed.signal(signal.SIGINT)
+
+    age = told_at - datetime.fromisoformat(json.loads(payload)["start"])
+    assert timedelta(0) < age < timedelta(seconds=10)
+    replayed.wait()
+
+
+def test_what_has_no_date_is_not_published(call: Caller, published: Path, siren: Sound, noise_file: Path) -> None:
+    """A recording of which nobody knows when it began is named, and left out of the publication."""
+    said = call("replay", "--publish", "--config", published, siren.file)
+
+    assert (said.code, said.out) == (3, "")
+    assert f"urbansound: {siren.file}: nobody knows when it began; to publish it, say it with --start" in said.err
+
+
+def test_a_full_disk_under_the_spool_is_said(urbansound: CommandFactory, published: Path, siren: Sound) -> None:
+    """When events cannot be kept any more, the replay ends with 74 and the spool's name."""
+    arguments = ("--publish", "--start", START, "--config", published, "--rate", str(SAMPLE_RATE_HZ))
+    replayed = urbansound("replay", "-", *arguments, stdin=subprocess.PIPE)
+    replayed.wait_for_log("mqtt.connected")
+    resource.prlimit(replayed.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+
+    assert replayed.process.stdin is not None
+    with suppress(BrokenPipeError):  # it may have left before it has heard all
+        replayed.process.stdin.write(siren.samples.tobytes())
+
+    assert replayed.wait() == 74
+    assert f"urbansound: spool {published.parent}/spool/replay-spool.sqlite: cannot be used" in replayed.stderr
+    assert "Traceback" not in replayed.stderr
+
+
+# A reader that goes away
+
+
+def closed_pipe() -> int:
+    """The writing end of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("replay", "CORNER"), ("replay", "--format", "csv", "CORNER"), ("classify", "CORNER"), ("check", "CONFIG")],
+)
+def test_a_closed_standard_output_is_said(
+    urbansound: CommandFactory, corner: Sound, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """`| head -0`: one line says that nobody reads, with 74, and no traceback."""
+    places = {"CORNER": str(corner.file), "CONFIG": str(write_config(tmp_path, 1883))}
+    writer = closed_pipe()
+
+    piped = urbansound(*(places.get(argument, argument) for argument in arguments), stdout=writer)
+    os.close(writer)
+
+    assert piped.wait() == 74
+    assert piped.stderr == "urbansound: standard output: cannot be written (Broken pipe), the rest is lost\n"
+
+
+def test_a_full_disk_under_standard_output_is_said(urbansound: CommandFactory, corner: Sound) -> None:
+    """`> file` on a full disk: the same."""
+    with Path("/dev/full").open("wb") as full:
+        written = urbansound("replay", corner.file, stdout=full)
+
+        assert written.wait() == 74
+    assert written.stderr == (
+        "urbansound: standard output: cannot be written (No space left on device), the rest is lost\n"
+    )
+
+
+def test_a_closed_standard_output_loses_nothing_that_is_published(
+    urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory, street: Sound
+) -> None:
+    """When nobody reads what is printed, the replay stops; what was published arrives, each start with its end."""
+    subscriber = subscribe(broker.options())
+    writer = closed_pipe()
+
+    piped = urbansound("replay", "--publish", "--start", START, "--config", published, street.file, stdout=writer)
+    os.close(writer)
+
+    assert piped.wait() == 74
+    assert "standard output: cannot be written (Broken pipe)" in piped.stderr
+    wait_until(lambda: subscriber.payloads(STATUS)[-1:] == [b"offline"], "the node to go")
+    events = rows_of([payload.decode() for payload in subscriber.payloads(EVENT)])
+    assert events
+    states: dict[str, list[str]] = {}
+    for event in events:
+        states.setdefault(event["event_id"], []).append(event["event_type"])
+    assert all((told[0], told[-1]) == ("start", "end") for told in states.values())
+
+
+# Classify
+
+
+def test_classify_names_each_clip(call: Caller, recordings: Path, siren: Sound) -> None:
+    """CSV with a header; the label is the class with the largest sum, and JSON lines have all of them."""
+    clip = recordings / "urbansound8k" / "fold2" / "123688-8-1-0.ogg"
+
+    table = list(csv.DictReader(io.StringIO(call("classify", clip, siren.file).out)))
+    rows = rows_of(call("classify", "--format", "jsonl", clip, siren.file).out)
+
+    assert [list(row) for row in table] == [["file", "label", "likelihood"]] * 2
+    assert {row["file"]: row["label"] for row in table} == {str(clip): "siren", str(siren.file): "siren"}
+    for row in rows:
+        assert row["likelihoods"][row["label"]] == max(row["likelihoods"].values()) == row["likelihood"]
+        assert row["n_windows"] > 1
+        assert len(row["likelihoods"]) == 11
+
+
+# Check
+
+
+def test_check_prints_what_can_be_loaded_again(call: Caller, tmp_path: Path) -> None:
+    """The printed configuration is TOML, means the same as the file, and can be used as one."""
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        r"""
+[node]
+id = "node-07"
+[audio]
+device = "USB \"Mikrofon\" \\ Straße 🎤 \u007F"
+channel = 2
+[inference]
+window_hop_s = 0.2
+[events.default]
+on = 0.6
+[events.classes.siren]
+min_duration_s = 1e-5
+[events.classes.dog_bark]
+on = 0.9
+[mqtt]
+username = "node"
+password_file = "/dev/null"
+[mqtt.tls]
+enabled = true
+""",
+        encoding="utf-8",
+    )
+    (tmp_path / "password").write_text("secret")
+    file.write_text(file.read_text(encoding="utf-8").replace("/dev/null", str(tmp_path / "password")), encoding="utf-8")
+
+    said = call("check", file)
+
+    assert said.code == 0, said.err
+    (tmp_path / "again.toml").write_text(said.out, encoding="utf-8")
+    assert load_config(tmp_path / "again.toml", {}) == load_config(file, {})
+    assert f"# {file}: all is well" in said.err
+
+
+def test_check_of_the_reference_shows_the_defaults(call: Caller) -> None:
+    """The reference configuration as it comes is valid, and means all defaults; the model is named."""
+    reference = Path(__file__).parent.parent / "config" / "agent.toml"
+
+    said = call("check", reference)
+
+    assert said.code == 0
+    assert Config.model_validate(tomllib.loads(said.out)) == Config()
+    assert "# model l3-edge-us8k" in said.out
+
+
+def test_check_shows_no_secret(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password is masked, whether it stands in the file or in the environment."""
+    file = tmp_path / "agent.toml"
+    file.write_text('[mqtt]\nusername = "node"\npassword = "from the file"\n')
+
+    from_file = call("check", file)
+    monkeypatch.setenv("URBANSOUND_MQTT__PASSWORD", "from the environment")
+    from_environment = call("check", file)
+
+    for said in (from_file, from_environment):
+        assert said.code == 0
+        assert 'password = "**********"' in said.out
+        assert "from the" not in said.out + said.err
+
+
+def test_check_shows_what_the_environment_changes(
+    call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is printed is what an agent started here would use."""
+    file = write_config(tmp_path, 1234)
+    monkeypatch.setenv("URBANSOUND_MQTT__PORT", "4321")
+
+    assert tomllib.loads(call("check", file).out)["mqtt"]["port"] == 4321
+
+
+# Watch
+
+
+def test_watch_shows_events_as_they_come(
+    urbansound: CommandFactory, published: Path, broker: Broker, corner: Sound
+) -> None:
+    """Each message is a line: which node, what state, which class, from when to when; after `--count` it ends."""
+    watched = urbansound("watch", "--config", published, "--count", "4")
+    watched.wait_for_log(f"watching {HOST}:{broker.port}")
+
+    replayed = urbansound("replay", "--publish", "--start", START, "--config", published, corner.file)
+
+    assert replayed.wait() == watched.wait() == 0
+    rows = rows_of(replayed.lines)
+    assert [line.split()[:3] for line in watched.lines] == [
+        ["node/street", state, row["label"]] for row in rows for state in ("start", "end")
+    ]
+    assert f" from {rows[0]['start'][11:23]} to 12:00:0" in watched.lines[1]
+    assert watched.lines[1].endswith(f" UTC, {rows[0]['likelihood_peak']:.2f}\n")
+
+
+def test_watch_can_show_the_messages_themselves(
+    urbansound: CommandFactory, broker: Broker, published: Path, corner: Sound
+) -> None:
+    """`--json` passes on what is published, for programs; host and port can be given by hand."""
+    arguments = ("--host", HOST, "--port", str(broker.port), "--json", "--count", "2")
+    watched = urbansound("watch", *arguments)
+    watched.wait_for_log("watching")
+
+    urbansound("replay", "--publish", "--start", START, "--config", published, corner.file).wait()
+
+    assert watched.wait() == 0
+    assert [(row["schema"], row["event_type"]) for row in rows_of(watched.lines)] == [
+        ("urbansound.event/1", "start"),
+        ("urbansound.event/1", "end"),
+    ]
+
+
+def test_watch_shows_what_it_cannot_read(
+    urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory
+) -> None:
+    """A message of another kind on the topic is said to be one, and the next is shown."""
+    watched = urbansound("watch", "--config", published, "--count", "1")
+    watched.wait_for_log("watching")
+
+    subscribe(broker.options())._client.publish(EVENT, b"\xff{", qos=1)
+
+    assert watched.wait() == 0
+    assert watched.lines == [f"{EVENT}: not an event that this version can read\n"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_watching_can_be_left(urbansound: CommandFactory, published: Path, number: signal.Signals, code: int) -> None:
+    """Ctrl-C ends it without a traceback; SIGTERM as any program."""
+    watched = urbansound("watch", "--config", published)
+    watched.wait_for_log("watching")
+
+    watched.signal(number)
+
+    assert watched.wait() == code
+    assert "Traceback" not in watched.stderr
+
+
+def test_watching_stops_when_nobody_reads(
+    urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory
+) -> None:
+    """`watch | head`: when the reader goes, it ends with the next message."""
+    writer = closed_pipe()
+    watched = urbansound("watch", "--config", published, stdout=writer)
+    os.close(writer)
+    watched.wait_for_log("watching")
+
+    subscribe(broker.options())._client.publish(EVENT, b"{}", qos=1)
+
+    assert watched.wait() == 74
+    assert "standard output: cannot be written (Broken pipe)" in watched.stderr
+
+
+# Devices, logs
+
+
+def test_devices_shows_what_to_paste(urbansound: CommandFactory, sound_server: SoundServer) -> None:
+    """Each microphone is listed with channels and rate, and with the line that chooses it."""
+    listed = urbansound("devices", environment=sound_server.environment)
+
+    assert listed.wait() == 0
+    text = "".join(listed.lines)
+    assert 'in the configuration: device = "testmic"' in text
+    assert "(default)" in text
+    assert "channels" in text
+    assert "Hz, ALSA" in text
+
+
+def test_without_a_microphone_devices_says_so(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without one, that is said, with 69."""
+    monkeypatch.setattr(capture, "list_devices", lambda: ())
+
+    said = call("devices")
+
+    assert (said.code, said.out) == (69, "")
+    assert said.err == "urbansound: no microphone is known to PortAudio; is one plugged in?\n"
+
+
+def test_under_systemd_the_journal_gets_priorities(urbansound: CommandFactory, published: Path, corner: Sound) -> None:
+    """With `$JOURNAL_STREAM` the log's lines have no time, which the journal adds, but a priority that it reads."""
+    arguments = ("replay", "--publish", "--start", START, "--config", published, corner.file)
+
+    journal = urbansound(*arguments, more={"JOURNAL_STREAM": "1:2"})
+    assert journal.wait() == 0
+    terminal = urbansound(*arguments)
+    assert terminal.wait() == 0
+
+    assert journal.log[0].startswith("<6>mqtt.connected broker=")
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO mqtt.connected ", terminal.log[0])
+
+
+def test_the_log_level_is_that_of_the_configuration(urbansound: CommandFactory, published: Path, corner: Sound) -> None:
+    """Who wants only warnings is not told of each connection."""
+    arguments = ("replay", "--publish", "--start", START, "--config", published, corner.file)
+
+    replayed = urbansound(*arguments, more={"URBANSOUND_LOG__LEVEL": "warning"})
+
+    assert replayed.wait() == 0
+    assert replayed.stderr == ""
