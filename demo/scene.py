@@ -89,8 +89,9 @@ def jackhammer(n: int, rng: np.random.Generator) -> Sound:
     time_s = np.arange(int(0.08 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     ring = sum(np.sin(2 * np.pi * hz * time_s) for hz in (310.0, 870.0, 1_640.0, 2_950.0, 4_300.0))
     blow = (rng.standard_normal(len(time_s)) + 0.5 * ring) * np.exp(-time_s / 0.006)
-    hammering: Sound = signal.fftconvolve(blows, blow)[:n]
-    return hammering / np.std(hammering) + 0.2 * coloured("pink", n, rng)
+    hammering = signal.fftconvolve(blows, blow)[:n]
+    with_air: Sound = hammering / np.std(hammering) + 0.2 * coloured("pink", n, rng)
+    return with_air
 
 
 def street_music(n: int, rng: np.random.Generator) -> Sound:

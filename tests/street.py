@@ -86,6 +86,13 @@ def corner(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 
 @pytest.fixture(scope="session")
+def wail(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
+    """The shortest sound that is surely an event: 4 s, and still there at the end."""
+    samples = np.concatenate([silence(0.5), clip(recordings, SIREN)])[: 4 * SAMPLE_RATE_HZ]
+    return _written(samples, tmp_path_factory.mktemp("wail") / "wail.wav")
+
+
+@pytest.fixture(scope="session")
 def siren(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
     """A siren that goes on for 12 s and is still there at the end: an event that stays open."""
     samples = np.concatenate([silence(0.5), *[clip(recordings, SIREN)] * 3])

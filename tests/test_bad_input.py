@@ -66,20 +66,20 @@ def folder_without(file: Path) -> str:
 @pytest.mark.parametrize("command", ["replay", "classify"])
 @pytest.mark.parametrize("spoil", [missing, empty, text, header_alone, zero_rate, folder_without])
 def test_what_is_no_recording_is_named_and_does_not_stop_the_others(
-    call: Caller, siren: Sound, tmp_path: Path, command: str, spoil: Callable[[Path], str]
+    call: Caller, wail: Sound, tmp_path: Path, command: str, spoil: Callable[[Path], str]
 ) -> None:
     """Something that cannot be read is said in one line, the other recordings are printed, and the code is 3."""
     bad = tmp_path / "bad.wav"
     expectation = spoil(bad)
 
-    said = call(command, bad, siren.file, tmp_path / "missing.wav")
+    said = call(command, bad, wail.file, tmp_path / "missing.wav")
 
     assert said.code == 3
     told = said.err.splitlines()
     assert len(told) == 2
     assert any(line.startswith(f"urbansound: {bad}: ") and expectation in line for line in told)
     assert f"urbansound: {tmp_path}/missing.wav: no such file or folder" in told
-    assert str(siren.file) in said.out
+    assert str(wail.file) in said.out
     assert str(bad) not in said.out
 
 
@@ -227,11 +227,11 @@ def test_a_missing_configuration_is_named(call: Caller, tmp_path: Path) -> None:
     assert said.err == f"urbansound: configuration {tmp_path}/none.toml: cannot be read (No such file or directory)\n"
 
 
-def test_a_wrong_environment_is_named(call: Caller, monkeypatch: pytest.MonkeyPatch, siren: Sound) -> None:
+def test_a_wrong_environment_is_named(call: Caller, monkeypatch: pytest.MonkeyPatch, wail: Sound) -> None:
     """When a variable is wrong, the message names it, not only the key."""
     monkeypatch.setenv("URBANSOUND_EVENTS__DEFAULT__ON", "1.5")
 
-    said = call("replay", siren.file)
+    said = call("replay", wail.file)
 
     assert (said.code, said.out) == (78, "")
     assert (
@@ -357,7 +357,7 @@ def test_watching_with_a_wrong_ca_is_said(
 @pytest.mark.parametrize("command", ["run", "replay"])
 @pytest.mark.parametrize("place", ["/proc", "FILE"])
 def test_a_spool_that_cannot_be_written_is_said(
-    call: Caller, siren: Sound, tmp_path: Path, place: str, command: str
+    call: Caller, wail: Sound, tmp_path: Path, place: str, command: str
 ) -> None:
     """Where not even root can write, or a file is in the way, the agent does not begin: 74, and what cannot be used."""
     folder = Path(place.replace("FILE", str(tmp_path / "file")))
@@ -365,7 +365,7 @@ def test_a_spool_that_cannot_be_written_is_said(
     config = tmp_path / "agent.toml"
     config.write_text(f"[spool]\npath = '{folder}/spool.sqlite'\n")
 
-    arguments = () if command == "run" else ("--publish", "--start", "now", siren.file)
+    arguments = () if command == "run" else ("--publish", "--start", "now", wail.file)
     said = call(command, "--config", config, *arguments)
 
     assert (said.code, said.out) == (74, "")

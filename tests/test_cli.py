@@ -8,11 +8,12 @@ import pty
 import re
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ import soundfile
 
 from agent import __version__, capture
 from agent.config import Config, load_config
-from tests.broker import HOST, Broker, SubscriberFactory, wait_until
+from tests.broker import HOST, Broker, BrokerFactory, SubscriberFactory, wait_until
 from tests.commands import Caller, CommandFactory
 from tests.conftest import REPOSITORY
 from tests.sound_server import SAMPLE_RATE_HZ, SoundServer
 from tests.street import Sound, silence
 from tests.test_progress import CLEAR
 
-EVENT, STATUS = "urbansound/node/street/event", "urbansound/node/status"
+EVENT = "urbansound/node/street/event"
 COMMANDS = ("run", "replay", "classify", "devices", "check", "watch")
 START = "2026-01-01T12:00:00Z"
 
@@ -183,12 +184,12 @@ def test_the_formats_say_the_same(call: Caller, corner: Sound, tmp_path: Path) -
     ],
 )
 def test_events_have_a_date_where_one_is_known(
-    call: Caller, siren: Sound, tmp_path: Path, recording: tuple[str, ...], start: str | None
+    call: Caller, wail: Sound, tmp_path: Path, recording: tuple[str, ...], start: str | None
 ) -> None:
     """The start of a recording is what `--start` says, else what its name says, else nobody knows it."""
     name, *arguments = recording
     file = tmp_path / name
-    file.symlink_to(siren.file)
+    file.symlink_to(wail.file)
 
     (row,) = rows_of(call("replay", *arguments, file).out)
 
@@ -201,9 +202,9 @@ def test_events_have_a_date_where_one_is_known(
         assert datetime.fromisoformat(row[time]) == began + timedelta(seconds=row[seconds])
 
 
-def test_one_start_is_for_one_recording(call: Caller, noise_file: Path, siren: Sound) -> None:
+def test_one_start_is_for_one_recording(call: Caller, noise_file: Path, wail: Sound) -> None:
     """`--start` with two recordings would date one of them wrongly, and is refused."""
-    said = call("replay", "--start", START, noise_file, siren.file)
+    said = call("replay", "--start", START, noise_file, wail.file)
 
     assert said.code == 2
     assert "--start: says when one recording began, and there are 2" in said.err
@@ -211,11 +212,11 @@ def test_one_start_is_for_one_recording(call: Caller, noise_file: Path, siren: S
 
 @pytest.mark.parametrize("form", ["s16le", "f32le"])
 def test_raw_pcm_from_standard_input_is_the_recording(
-    urbansound: CommandFactory, call: Caller, siren: Sound, form: str
+    urbansound: CommandFactory, call: Caller, wail: Sound, form: str
 ) -> None:
     """What `arecord` pipes in gives the events of the same sound in a file; `--format` names what comes in and out."""
-    pcm = siren.samples if form == "s16le" else siren.samples.astype("<f4") / np.float32(32768)
-    expected = rows_of(call("replay", siren.file).out)
+    pcm = wail.samples if form == "s16le" else wail.samples.astype("<f4") / np.float32(32768)
+    expected = rows_of(call("replay", wail.file).out)
 
     arguments = ("--rate", str(SAMPLE_RATE_HZ), "--format", form, "--format", "csv")
     piped = urbansound("replay", "-", *arguments, stdin=subprocess.PIPE)
@@ -231,22 +232,22 @@ def test_raw_pcm_from_standard_input_is_the_recording(
     ]
 
 
-def test_a_channel_can_be_chosen(call: Caller, siren: Sound, tmp_path: Path) -> None:
+def test_a_channel_can_be_chosen(call: Caller, wail: Sound, tmp_path: Path) -> None:
     """`--channel 2` hears the second channel alone."""
-    both = np.stack([np.zeros_like(siren.samples), siren.samples], axis=1)
+    both = np.stack([np.zeros_like(wail.samples), wail.samples], axis=1)
     soundfile.write(tmp_path / "stereo.wav", both, SAMPLE_RATE_HZ)
 
     assert rows_of(call("replay", "--channel", "1", tmp_path / "stereo.wav").out) == []
     second = rows_of(call("replay", "--channel", "2", tmp_path / "stereo.wav").out)
-    assert without_file(second) == without_file(rows_of(call("replay", siren.file).out))
+    assert without_file(second) == without_file(rows_of(call("replay", wail.file).out))
 
 
-def test_a_folder_is_walked(call: Caller, noise_file: Path, siren: Sound, tmp_path: Path) -> None:
+def test_a_folder_is_walked(call: Caller, noise_file: Path, wail: Sound, tmp_path: Path) -> None:
     """All recordings below a folder are replayed, in the order of their names; other files are not looked at."""
     folder = tmp_path / "week"
     (folder / "monday").mkdir(parents=True)
     for name in ("monday/b.wav", "monday/a.wav", "z.wav"):
-        (folder / name).symlink_to(siren.file)
+        (folder / name).symlink_to(wail.file)
     (folder / "notes.txt").write_text("nothing to hear")
 
     said = call("replay", folder)
@@ -259,10 +260,10 @@ def test_a_folder_is_walked(call: Caller, noise_file: Path, siren: Sound, tmp_pa
     ]
 
 
-def test_a_name_that_is_not_text_goes_through(urbansound: CommandFactory, siren: Sound, tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_goes_through(urbansound: CommandFactory, wail: Sound, tmp_path: Path) -> None:
     """Names of files are bytes; one from an old system in Latin-1 is printed as it is."""
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
-    file.symlink_to(siren.file)
+    file.symlink_to(wail.file)
 
     replayed = urbansound("replay", "--format", "text", file)
 
@@ -310,14 +311,13 @@ def test_a_terminal_shows_how_far_it_is_between_the_results(corner: Sound) -> No
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_silent_standard_input_can_be_left(
-    urbansound: CommandFactory, siren: Sound, number: signal.Signals, code: int
+    urbansound: CommandFactory, wail: Sound, number: signal.Signals, code: int
 ) -> None:
     """When the program that pipes sound in says nothing more, a signal still ends the replay, and what is open."""
     replayed = urbansound("replay", "-", "--rate", str(SAMPLE_RATE_HZ), stdin=subprocess.PIPE)
     assert replayed.process.stdin is not None
-    seconds = SAMPLE_RATE_HZ
-    wail = siren.samples[: 4 * seconds]
-    replayed.process.stdin.write(np.concatenate([wail, silence(2.0), wail, silence(2.0), wail]).tobytes())
+    three = [wail.samples, silence(2.0), wail.samples, silence(2.0), wail.samples]
+    replayed.process.stdin.write(np.concatenate(three).tobytes())
     replayed.process.stdin.flush()
     wait_until(lambda: len(replayed.lines) >= 2, "two sirens")
 
@@ -349,7 +349,26 @@ def test_a_replay_is_published(
     ]
     durations_s = [end["duration_s"] for end in ends]
     np.testing.assert_allclose(durations_s, [row["duration_s"] for row in rows], atol=0.0011)  # rounded twice
-    wait_until(lambda: subscriber.payloads(STATUS)[-1:] == [b"offline"], "the node to go")
+    assert {message.topic for message in subscriber.messages} == {EVENT}, "the node's state is the sensor's to tell"
+
+
+def test_a_replay_that_cannot_be_published_is_kept_for_the_next(
+    urbansound: CommandFactory, make_broker: BrokerFactory, subscribe: SubscriberFactory, corner: Sound, tmp_path: Path
+) -> None:
+    """Without a broker the events are printed, 69 says that they wait, and the next replay delivers them first."""
+    broker = make_broker()
+    arguments = ("--publish", "--start", START, "--config", write_config(tmp_path, broker.port), corner.file)
+
+    alone = urbansound("replay", *arguments)
+
+    assert alone.wait() == 69
+    assert len(alone.lines) == 2
+    why = f"MQTT broker {HOST}:{broker.port}: connection refused"
+    assert alone.log[-1] == f"urbansound: 4 messages wait in the spool for the next replay that publishes; {why}\n"
+    subscriber = subscribe(broker.start().options())
+    assert urbansound("replay", *arguments).wait() == 0
+    subscriber.wait_for(8, EVENT)
+    assert subscriber.seqs(EVENT) == list(range(1, 9))
 
 
 def test_now_is_when_the_replay_begins(
@@ -368,15 +387,15 @@ def test_now_is_when_the_replay_begins(
     replayed.wait()
 
 
-def test_what_has_no_date_is_not_published(call: Caller, published: Path, siren: Sound, noise_file: Path) -> None:
+def test_what_has_no_date_is_not_published(call: Caller, published: Path, wail: Sound, noise_file: Path) -> None:
     """A recording of which nobody knows when it began is named, and left out of the publication."""
-    said = call("replay", "--publish", "--config", published, siren.file)
+    said = call("replay", "--publish", "--config", published, wail.file)
 
     assert (said.code, said.out) == (3, "")
-    assert f"urbansound: {siren.file}: nobody knows when it began; to publish it, say it with --start" in said.err
+    assert f"urbansound: {wail.file}: nobody knows when it began; to publish it, say it with --start" in said.err
 
 
-def test_a_full_disk_under_the_spool_is_said(urbansound: CommandFactory, published: Path, siren: Sound) -> None:
+def test_a_full_disk_under_the_spool_is_said(urbansound: CommandFactory, published: Path, wail: Sound) -> None:
     """When events cannot be kept any more, the replay ends with 74 and the spool's name."""
     arguments = ("--publish", "--start", START, "--config", published, "--rate", str(SAMPLE_RATE_HZ))
     replayed = urbansound("replay", "-", *arguments, stdin=subprocess.PIPE)
@@ -385,7 +404,7 @@ def test_a_full_disk_under_the_spool_is_said(urbansound: CommandFactory, publish
 
     assert replayed.process.stdin is not None
     with suppress(BrokenPipeError):  # it may have left before it has heard all
-        replayed.process.stdin.write(siren.samples.tobytes())
+        replayed.process.stdin.write(wail.samples.tobytes())
 
     assert replayed.wait() == 74
     assert f"urbansound: spool {published.parent}/spool/replay-spool.sqlite: cannot be used" in replayed.stderr
@@ -434,7 +453,7 @@ def test_a_full_disk_under_standard_output_is_said(urbansound: CommandFactory, c
 def test_a_closed_standard_output_loses_nothing_that_is_published(
     urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory, street: Sound
 ) -> None:
-    """When nobody reads what is printed, the replay stops; what was published arrives, each start with its end."""
+    """When nobody reads what is printed, the replay stops; what was published arrives, and nothing stays open."""
     subscriber = subscribe(broker.options())
     writer = closed_pipe()
 
@@ -443,27 +462,25 @@ def test_a_closed_standard_output_loses_nothing_that_is_published(
 
     assert piped.wait() == 74
     assert "standard output: cannot be written (Broken pipe)" in piped.stderr
-    wait_until(lambda: subscriber.payloads(STATUS)[-1:] == [b"offline"], "the node to go")
-    events = rows_of([payload.decode() for payload in subscriber.payloads(EVENT)])
-    assert events
-    states: dict[str, list[str]] = {}
-    for event in events:
-        states.setdefault(event["event_id"], []).append(event["event_type"])
-    assert all((told[0], told[-1]) == ("start", "end") for told in states.values())
+    events = rows_of([payload.decode() for payload in subscriber.wait_for(2, EVENT)])
+    assert [(event["event_type"], event["label"]) for event in events[:2]] == [("start", "siren"), ("end", "siren")]
+    with closing(sqlite3.connect(published.parent / "spool" / "replay-spool.sqlite")) as spool:
+        assert spool.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+        assert spool.execute("SELECT count(*) FROM open_events").fetchone() == (0,)
 
 
 # Classify
 
 
-def test_classify_names_each_clip(call: Caller, recordings: Path, siren: Sound) -> None:
+def test_classify_names_each_clip(call: Caller, recordings: Path, wail: Sound) -> None:
     """CSV with a header; the label is the class with the largest sum, and JSON lines have all of them."""
     clip = recordings / "urbansound8k" / "fold2" / "123688-8-1-0.ogg"
 
-    table = list(csv.DictReader(io.StringIO(call("classify", clip, siren.file).out)))
-    rows = rows_of(call("classify", "--format", "jsonl", clip, siren.file).out)
+    table = list(csv.DictReader(io.StringIO(call("classify", clip, wail.file).out)))
+    rows = rows_of(call("classify", "--format", "jsonl", clip, wail.file).out)
 
     assert [list(row) for row in table] == [["file", "label", "likelihood"]] * 2
-    assert {row["file"]: row["label"] for row in table} == {str(clip): "siren", str(siren.file): "siren"}
+    assert {row["file"]: row["label"] for row in table} == {str(clip): "siren", str(wail.file): "siren"}
     for row in rows:
         assert row["likelihoods"][row["label"]] == max(row["likelihoods"].values()) == row["likelihood"]
         assert row["n_windows"] > 1

@@ -127,7 +127,7 @@ class Systemd:
         self.told: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._listener = threading.Thread(target=self._listen)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     def _listen(self) -> None:
@@ -157,12 +157,13 @@ def heard(
     systemd = Systemd(folder / "notify")
     more = {"NOTIFY_SOCKET": str(folder / "notify"), "URBANSOUND_MQTT__PORT": str(broker.port)}
     agent = Command(["run", "--config", config], environment=sound_server.environment, more=more)
-    agent.wait_for_log("capture.opened")
-    agent.wait_for_log("mqtt.connected")
-    wait_until(lambda: "STATUS=waiting for the microphone" in systemd.told, "systemd to hear of us")
-    heard.told_before_sound = list(systemd.told)
-    loudspeaker = Loudspeaker(fifo)
+    loudspeaker: Loudspeaker | None = None
     try:
+        agent.wait_for_log("capture.opened")
+        agent.wait_for_log("mqtt.connected")
+        wait_until(lambda: "STATUS=waiting for the microphone" in systemd.told, "systemd to hear of us")
+        heard.told_before_sound = list(systemd.told)
+        loudspeaker = Loudspeaker(fifo)
         wait_until(lambda: "READY=1" in systemd.told, "READY")
         heard.played_at = loudspeaker.play(street.samples)
         replay = Command(["replay", street.file])
@@ -176,7 +177,8 @@ def heard(
         heard.code = agent.wait()
     finally:
         agent.end()
-        loudspeaker.close()
+        if loudspeaker is not None:
+            loudspeaker.close()
         systemd.close()
     heard.told = systemd.told
     later = Subscriber(broker.options())
@@ -519,20 +521,20 @@ def run_sensor(judge: Judge, tmp_path: Path) -> Iterator[Callable[..., Running]]
 
 
 @pytest.fixture(scope="module")
-def wail(siren: Sound) -> FloatArray:
-    """Four seconds of siren."""
-    samples: FloatArray = siren.samples[: 4 * SAMPLE_RATE_HZ].astype(np.float32) * np.float32(2.0**-15)
+def howl(siren: Sound) -> FloatArray:
+    """Four seconds of siren, from the first sample on."""
+    samples: FloatArray = siren.samples[SAMPLE_RATE_HZ : 5 * SAMPLE_RATE_HZ].astype(np.float32) * np.float32(2.0**-15)
     return samples
 
 
-def test_a_microphone_that_goes_away_ends_what_is_open(run_sensor: Callable[..., Running], wail: FloatArray) -> None:
+def test_a_microphone_that_goes_away_ends_what_is_open(run_sensor: Callable[..., Running], howl: FloatArray) -> None:
     """A siren does not stay on for subscribers while the microphone is away; when it is back, there is a new event."""
-    card = Card(wail)
+    card = Card(howl)
     sensor = run_sensor(card, silent_s=0.3)
     wait_until(lambda: sensor.told() == [("start", None), ("end", "gap")], "the end of the siren")
 
     card.orders.put(DeviceAwayError("unplugged"))
-    card.play(wail)
+    card.play(howl)
     wait_until(lambda: len(sensor.told()) == 4, "the second siren")
 
     assert sensor.told() == [("start", None), ("end", "gap")] * 2
@@ -541,12 +543,12 @@ def test_a_microphone_that_goes_away_ends_what_is_open(run_sensor: Callable[...,
     assert sensor.wait() is None
 
 
-def test_a_pause_of_the_sound_server_cuts_nothing(run_sensor: Callable[..., Running], wail: FloatArray) -> None:
+def test_a_pause_of_the_sound_server_cuts_nothing(run_sensor: Callable[..., Running], howl: FloatArray) -> None:
     """A sound server that stutters and then delivers everything does not make two events of one."""
-    card = Card(wail)
+    card = Card(howl)
     sensor = run_sensor(card, silent_s=30.0)
     wait_until(lambda: sensor.told() == [("start", None)], "the siren")
-    card.play(wail)
+    card.play(howl)
     wait_until(card.orders.empty, "all to be heard")
 
     sensor.stop.set()
@@ -556,11 +558,11 @@ def test_a_pause_of_the_sound_server_cuts_nothing(run_sensor: Callable[..., Runn
 
 
 def test_a_bug_in_capture_is_not_taken_for_the_end(
-    run_sensor: Callable[..., Running], wail: FloatArray, monkeypatch: pytest.MonkeyPatch
+    run_sensor: Callable[..., Running], howl: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the capture thread dies, the agent does not leave with 0 as if it had been told to."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)  # the traceback is not this test's business
-    card = Card(wail)
+    card = Card(howl)
     card.orders.put(ZeroDivisionError())
 
     sensor = run_sensor(card)
@@ -620,9 +622,9 @@ def test_a_stop_while_the_microphone_is_missing_is_a_stop(run_sensor: Callable[.
     assert sensor.wait() is None
 
 
-def test_a_sound_system_that_hangs_is_told_as_such(run_sensor: Callable[..., Running], wail: FloatArray) -> None:
+def test_a_sound_system_that_hangs_is_told_as_such(run_sensor: Callable[..., Running], howl: FloatArray) -> None:
     """When the device cannot be closed, what is open ends, and the error says to leave without further ado."""
-    card = Card(wail)
+    card = Card(howl)
     card.close_hangs = threading.Event()
     sensor = run_sensor(card, close_deadline_s=0.3)
     wait_until(lambda: sensor.told() == [("start", None)], "the siren")
@@ -636,7 +638,7 @@ def test_a_sound_system_that_hangs_is_told_as_such(run_sensor: Callable[..., Run
 
 
 def test_a_spool_that_fails_stops_the_sensor(
-    run_sensor: Callable[..., Running], wail: FloatArray, monkeypatch: pytest.MonkeyPatch
+    run_sensor: Callable[..., Running], howl: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event that cannot be kept stops the agent with the spool's own error."""
 
@@ -646,7 +648,7 @@ def test_a_spool_that_fails_stops_the_sensor(
     card = Card()
     sensor = run_sensor(card)
     monkeypatch.setattr(sensor.outbox.spool, "append", fail)
-    card.play(wail)
+    card.play(howl)
 
     error = sensor.wait()
 
@@ -655,7 +657,7 @@ def test_a_spool_that_fails_stops_the_sensor(
 
 
 def test_a_bug_in_the_analysis_is_not_hidden(
-    run_sensor: Callable[..., Running], wail: FloatArray, judge: Judge, monkeypatch: pytest.MonkeyPatch
+    run_sensor: Callable[..., Running], howl: FloatArray, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that nobody expected ends the agent with its traceback; the microphone is given back."""
 
@@ -663,7 +665,7 @@ def test_a_bug_in_the_analysis_is_not_hidden(
         raise ZeroDivisionError
 
     monkeypatch.setattr(judge.classifier, "predict", fail)
-    card = Card(wail)
+    card = Card(howl)
 
     sensor = run_sensor(card)
 
@@ -693,7 +695,7 @@ def unwilling(
 
 def test_without_a_broker_the_street_is_heard_and_kept(
     run_sensor: Callable[..., Running],
-    wail: FloatArray,
+    howl: FloatArray,
     unwilling: tuple[dict[str, Any], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -701,7 +703,7 @@ def test_without_a_broker_the_street_is_heard_and_kept(
     mqtt, why = unwilling
     caplog.set_level(logging.INFO)
 
-    sensor = run_sensor(Card(wail), mqtt=mqtt)
+    sensor = run_sensor(Card(howl), mqtt=mqtt)
 
     wait_until(lambda: sensor.told() == [("start", None)], "the siren to be kept")
     wait_until(lambda: "event.start label=siren" in caplog.text, "the siren in the log")
@@ -710,11 +712,11 @@ def test_without_a_broker_the_street_is_heard_and_kept(
     assert sensor.error is None
 
 
-def test_only_the_moment_is_taken_from_the_clock(run_sensor: Callable[..., Running], wail: FloatArray) -> None:
+def test_only_the_moment_is_taken_from_the_clock(run_sensor: Callable[..., Running], howl: FloatArray) -> None:
     """The length of an event is counted in samples: sound that comes faster than real time is not shorter for it."""
-    card = Card(np.concatenate([np.zeros(SAMPLE_RATE_HZ, np.float32), wail, np.zeros(3 * SAMPLE_RATE_HZ, np.float32)]))
+    card = Card(np.concatenate([np.zeros(SAMPLE_RATE_HZ, np.float32), howl, np.zeros(3 * SAMPLE_RATE_HZ, np.float32)]))
     sensor = run_sensor(card)
     wait_until(lambda: len(sensor.told()) == 2, "the siren")
 
     (*_, last) = sensor.outbox.spool.oldest(10)
-    assert json.loads(last.payload)["duration_s"] == pytest.approx(3.5, abs=0.5)
+    assert json.loads(last.payload)["duration_s"] == pytest.approx(4.0, abs=0.5)
