@@ -78,6 +78,10 @@ def write_card(folder: Path, *, onset_response_s: float, offset_response_s: floa
     return load_model_folder(folder)
 
 
+def _folds(folds: dict[str, list[int]]) -> str:
+    return "; ".join(f"{dataset}: folds {', '.join(map(str, numbers))}" for dataset, numbers in folds.items())
+
+
 def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -> None:
     """Write `MODEL_CARD.md`, for people.
 
@@ -102,12 +106,12 @@ The weights are under {model.card.licence}. The code is Apache-2.0. Trained on:
 
 - UrbanSound8K, CC BY-NC 3.0: J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research",
   ACM Multimedia 2014. **Non-commercial.** Its clips come from Freesound, by the users behind each recording.
-  Here: folds 1 and 2 and a part of fold 3.
 - ESC-10, CC BY 3.0: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015. Rain, sea
   waves, crackling fire and ticking clocks are `background`, its dogs are `dog_bark`; its other classes are not used.
 - Synthetic noise (`model_export/noise.py`) as `background`.
 
-{training["clips"]} clips of {training["recordings"]} recordings, and {recipe["noise_clips"]} clips of noise.
+{training["clips"]} clips of {training["recordings"]} recordings ({_folds(training["folds"])}), and
+{recipe["noise_clips"]} clips of noise.
 
 ## Network
 Log-mel: {front_end.sample_rate_hz} Hz, {front_end.n_mels} {front_end.mel_scale.upper()} bands from
@@ -117,11 +121,13 @@ sine, a fixed reference, from {front_end.level_min_db:.0f} to {front_end.level_m
 (Cramer et al., ICASSP 2019) with 32-64-128-256 filters, no padding along time, maximum over the last map; MLP 512-128
 with the standardization folded in; {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
 
-Trained from scratch in {recipe["epochs"]} epochs (fixed in advance) of AdamW under a one-cycle schedule, with gain,
-power-domain mixup, backgrounds, SpecAugment, small time and pitch warps, and weight averaging;
-{training["duration_s"]} s on the machine that made it.
+Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, power-domain mixup,
+backgrounds, SpecAugment, small time and pitch warps, and weight averaging, then {recipe["calm_epochs"]} calm ones with
+little mixing; {training["duration_s"]} s on the machine that made it.
 
 ## Figures
+Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.
+
 {figures}
 ## Limits
 Few recordings: many classes were heard from some dozens of places only. Two sounds at a time share one likelihood

@@ -111,6 +111,10 @@ def train(clips: Sequence[Clip], recipe: Recipe, out: Path, *, num_threads: int 
         "augmentation": [dataclasses.asdict(Augmentation()), dataclasses.asdict(CALM)],
         "clips": len(clips),
         "recordings": len({clip.recording for clip in clips}),
+        "folds": {
+            dataset: sorted({clip.fold for clip in clips if clip.dataset == dataset})
+            for dataset in sorted({clip.dataset for clip in clips})
+        },
         "parameters": network.count_params(),
         "losses": losses,
         "duration_s": round(time.monotonic() - started),
