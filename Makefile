@@ -4,15 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check clean
 
 demo: $(VENV)/demo.stamp  ## replay a street through the whole agent and a real broker
 	$(BIN)/python -m demo
 
-test: $(VENV)/dev.stamp  ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
-
-slow: $(VENV)/dev.stamp  ## every test
+test: $(VENV)/dev.stamp  ## every test
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev.stamp  ## format, lint, types

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from agent import __version__
 from agent.clock import recording_timeline, utc_now
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    _log_to_stderr("info")
+    _log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes, and go out as they came in
     try:
@@ -235,20 +235,31 @@ class _Journal(logging.Formatter):
         return f"<{self._PRIORITIES.get(record.levelno, 6)}>{text}"
 
 
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(_own_stderr())
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_Journal("%(message)s"))
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _own_stderr() -> TextIO:
+    """Standard error by a descriptor of its own.
+
+    While PortAudio looks for devices, sounddevice points the usual one at /dev/null, for all threads (0.5).
+    """
+    try:
+        return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="backslashreplace")
+    except (AttributeError, io.UnsupportedOperation):  # it is closed; a test has put something else in its place
+        return sys.stderr
 
 
 def _configuration(file: Path | None) -> "Config":
     from agent.config import load_config
 
     config = load_config(file, os.environ)
-    _log_to_stderr(config.log.level)
+    logging.getLogger().setLevel(config.log.level.upper())
     return config
 
 

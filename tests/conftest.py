@@ -1,11 +1,15 @@
 """What several test files need: signals, the repository's places, and the real servers."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+# A shell that starts the tests in the background has them ignore SIGINT, and the commands that they start inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.broker", "tests.commands", "tests.sound_server", "tests.street"]
 

@@ -679,6 +679,26 @@ def test_under_systemd_the_journal_gets_priorities(urbansound: CommandFactory, p
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO mqtt.connected ", terminal.log[0])
 
 
+def test_no_line_of_the_log_is_lost_while_portaudio_looks_for_devices() -> None:
+    """What another thread logs in that moment is said all the same; sounddevice hides standard error meanwhile."""
+    program = (
+        "import logging, os\n"
+        "from agent import cli\n"
+        "def look_for_devices(options):\n"
+        "    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # as sounddevice does\n"
+        "    logging.warning('heard meanwhile')\n"
+        "    return 0\n"
+        "cli._devices = look_for_devices\n"
+        "cli.main(['devices'])\n"
+    )
+
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert said.stderr.endswith("WARNING heard meanwhile\n")
+
+
 def test_the_log_level_is_that_of_the_configuration(urbansound: CommandFactory, published: Path, corner: Sound) -> None:
     """Who wants only warnings is not told of each connection."""
     arguments = ("replay", "--publish", "--start", START, "--config", published, corner.file)

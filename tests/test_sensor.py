@@ -1,6 +1,5 @@
 """Promises of `agent.sensor`: what a street sounds like is on the broker, live, whatever goes wrong on the way."""
 
-import contextlib
 import json
 import logging
 import queue
@@ -10,6 +9,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -143,30 +143,32 @@ class Systemd:
 
 
 @pytest.fixture(scope="module")
-def heard(
-    street: Sound, siren: Sound, sound_server: SoundServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Heard]:
+def heard(street: Sound, siren: Sound, sound_server: SoundServer, tmp_path_factory: pytest.TempPathFactory) -> Heard:
     """The street is played; then a siren, and in the middle of it comes SIGTERM."""
     folder = tmp_path_factory.mktemp("live")
     heard = Heard(wrong_port=free_port())
     config = write_config(folder, port=heard.wrong_port)
-    broker = Broker(folder / "broker").start()
-    heard.port = broker.port
-    subscriber = Subscriber(broker.options())
     fifo = sound_server.load_fifo()
-    systemd = Systemd(folder / "notify")
-    more = {"NOTIFY_SOCKET": str(folder / "notify"), "URBANSOUND_MQTT__PORT": str(broker.port)}
-    agent = Command(["run", "--config", config], environment=sound_server.environment, more=more)
-    loudspeaker: Loudspeaker | None = None
-    try:
+    with ExitStack() as stack:
+        broker = Broker(folder / "broker").start()
+        stack.callback(broker.kill)
+        heard.port = broker.port
+        subscriber = Subscriber(broker.options())
+        stack.callback(subscriber.close)
+        systemd = stack.enter_context(closing(Systemd(folder / "notify")))
+        more = {"NOTIFY_SOCKET": str(folder / "notify"), "URBANSOUND_MQTT__PORT": str(broker.port)}
+        agent = Command(["run", "--config", config], environment=sound_server.environment, more=more)
+        stack.callback(agent.end)
         agent.wait_for_log("capture.opened")
         agent.wait_for_log("mqtt.connected")
         wait_until(lambda: "STATUS=waiting for the microphone" in systemd.told, "systemd to hear of us")
         heard.told_before_sound = list(systemd.told)
-        loudspeaker = Loudspeaker(fifo)
+
+        loudspeaker = stack.enter_context(closing(Loudspeaker(fifo)))
         wait_until(lambda: "READY=1" in systemd.told, "READY")
         heard.played_at = loudspeaker.play(street.samples)
         replay = Command(["replay", street.file])
+        stack.callback(replay.end)
         assert replay.wait() == 0
         heard.rows = [json.loads(line) for line in replay.lines]
         deadline_s = street.duration_s + DEADLINE_S
@@ -175,22 +177,15 @@ def heard(
         wait_until(lambda: events_on(subscriber)[-1]["event_type"] == "start", "the siren")
         agent.signal(signal.SIGTERM)
         heard.code = agent.wait()
-    finally:
-        agent.end()
-        if loudspeaker is not None:
-            loudspeaker.close()
-        systemd.close()
-    heard.told = systemd.told
-    later = Subscriber(broker.options())
-    later.wait_for(1, STATUS)
-    heard.status = later.payloads(STATUS)
-    heard.info = json.loads(later.wait_for(1, INFO)[0])
-    heard.live = events_on(subscriber)
-    heard.log = agent.stderr
-    yield heard
-    subscriber.close()
-    later.close()
-    broker.kill()
+
+        later = Subscriber(broker.options())
+        stack.callback(later.close)
+        heard.status = later.wait_for(1, STATUS)
+        heard.info = json.loads(later.wait_for(1, INFO)[0])
+        heard.live = events_on(subscriber)
+        heard.told = systemd.told
+        heard.log = agent.stderr
+    return heard
 
 
 def test_a_street_heard_live_is_the_street_replayed(heard: Heard) -> None:
@@ -328,7 +323,7 @@ def test_nothing_that_was_told_is_lost_by_kill_9(bench: Bench, subscribe: Subscr
     agent.wait()
 
     assert "mqtt.away" in agent.stderr
-    with contextlib.closing(sqlite3.connect(bench.folder / "spool.sqlite")) as spool:
+    with closing(sqlite3.connect(bench.folder / "spool.sqlite")) as spool:
         spooled = [json.loads(payload) for (payload,) in spool.execute("SELECT payload FROM outbox ORDER BY seq")]
     assert [message["event_type"] for message in spooled][:3] == ["start", "end", "start"]
     assert len(spooled) >= agent.count_log("event."), "what the log tells of is on disk"
