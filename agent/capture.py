@@ -1,294 +1,37 @@
-"""The microphone: the owner of PortAudio.
+"""The microphone, read on its own thread into the ring.
 
 In: a device, by blocking reads on the thread `capture`. Out: mono samples in the `Ring`, with what was lost before
-them; which input devices there are. `Microphone.open` and `stop` are called by the main thread, `snapshot` and
-`anchor` by any.
+them. `Microphone.open` and `start` are called by one thread, `stop` perhaps by another, `snapshot` and `anchor` by any.
 
-There is no callback: cffi would need memory that is writable and executable, which the hardened systemd unit forbids.
 PortAudio can hang for good when the sound server freezes, so opening and closing are done on a thread of their own,
 under a deadline; what is hung is never touched again, and the process should end by `os._exit`.
 """
 
 import contextlib
-import json
 import logging
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
-import numpy as np
-
-from agent.errors import DeviceError
+from agent.errors import DeviceAwayError, DeviceError, DeviceHungError
+from agent.mono import Channel, to_mono
+from agent.portaudio import OpenStream, Stream, StreamSettings, open_portaudio
 from agent.ring import Ring
 from agent.values import FloatArray
 
 log = logging.getLogger(__name__)
 
-Channel = int | Literal["mix"]
 State = Literal["new", "waiting", "open", "running", "stopped", "hung", "failed"]
 T = TypeVar("T")
 
 BLOCK_S = 0.1
-BLOCKS_OF_LATENCY = 3  # PortAudio's own "high" is 35 ms on ALSA, less than a busy Python may let the reader wait
 BACKOFF_S = (1.0, 30.0)
 OPEN_DEADLINE_S = 30.0  # PortAudio looks at all devices when it is initialised: seconds on a small board
 CLOSE_DEADLINE_S = 4.0  # ordinarily some 0.1 s
-MIX_CHANNELS = 2  # ALSA's plugins claim to have 32
-
-_INVALID_SAMPLE_RATE, _INVALID_CHANNEL_COUNT = -9997, -9998  # portaudio.h
-
-
-class DeviceAwayError(DeviceError):
-    """The microphone is not there now, but may come."""
-
-
-class DeviceHungError(DeviceError):
-    """PortAudio does not come back. Leave by `os._exit`: its clean-up at exit would hang as well."""
-
-
-# Which devices there are
-
-
-@dataclass(frozen=True, slots=True)
-class InputDevice:
-    """A device that can be listened to.
-
-    Attributes:
-        index: PortAudio's number; changes when something is plugged in.
-        name: PortAudio's name; for ALSA hardware it ends in the ALSA name, `(hw:1,0)`.
-        host_api: what PortAudio reaches it by.
-        n_channels: how many it claims to have.
-        default_sample_rate_hz: used where the configuration says nothing.
-        is_default: used where the configuration says nothing.
-    """
-
-    index: int
-    name: str
-    host_api: str
-    n_channels: int
-    default_sample_rate_hz: int
-    is_default: bool
-
-
-def list_devices() -> tuple[InputDevice, ...]:
-    """All input devices, as PortAudio saw them when it was initialised.
-
-    Raises:
-        DeviceError: PortAudio is not installed.
-    """
-    sounddevice = _sounddevice()
-    default_index = sounddevice.default.device[0]
-    host_apis = sounddevice.query_hostapis()
-    return tuple(
-        InputDevice(
-            index=index,
-            name=device["name"],
-            host_api=host_apis[device["hostapi"]]["name"],
-            n_channels=device["max_input_channels"],
-            default_sample_rate_hz=round(device["default_samplerate"]),
-            is_default=index == default_index,
-        )
-        for index, device in enumerate(sounddevice.query_devices())
-        if device["max_input_channels"] > 0
-    )
-
-
-def find_device(wanted: str | int | None, devices: Sequence[InputDevice]) -> InputDevice:
-    """The device that is meant.
-
-    Args:
-        wanted: an index, a whole name, an ALSA name like `hw:1,0` or `plughw:1`, a part of a name in any case, or
-            None for the default.
-        devices: those there are.
-
-    Raises:
-        DeviceAwayError: none is meant; the message says which there are.
-        DeviceError: several are meant; the message says which.
-    """
-    if wanted is None:
-        matches = [device for device in devices if device.is_default]
-    elif isinstance(wanted, int):
-        matches = [device for device in devices if device.index == wanted]
-    else:
-        matches = _named(wanted, devices)
-    if len(matches) > 1:
-        raise DeviceError(f"input device {_quoted(wanted)} is ambiguous, expected one of: {_listed(matches)}")
-    if not matches:
-        what = "default input device" if wanted is None else f"input device {_quoted(wanted)}"
-        raise DeviceAwayError(f"no {what}, expected one of: {_listed(devices)}")
-    return matches[0]
-
-
-def configuration_line(device: InputDevice, devices: Sequence[InputDevice]) -> str:
-    """What to paste below `[audio]` so that this device is found: its shortest name that means no other one."""
-    # Without the ALSA name: cards are numbered in the order in which they are found.
-    for name in (re.sub(r" \(hw:\d+,\d+\)$", "", device.name), device.name, _full_name(device)):
-        with contextlib.suppress(DeviceError):
-            if find_device(name, devices) is device:
-                return f"device = {_quoted(name)}"
-    return f"device = {device.index}"
-
-
-def _named(wanted: str, devices: Sequence[InputDevice]) -> list[InputDevice]:
-    alsa = re.fullmatch(r"(?:plug)?hw:(\d+)(?:,(\d+))?", wanted)
-    part = f"(hw:{alsa[1]},{alsa[2] or 0})" if alsa else wanted.casefold()
-    rules: tuple[Callable[[InputDevice], bool], ...] = (
-        lambda device: wanted in {device.name, _full_name(device)},
-        lambda device: part in _full_name(device).casefold(),
-    )
-    found = ([device for device in devices if rule(device)] for rule in rules)
-    return next((matches for matches in found if matches), [])
-
-
-def _full_name(device: InputDevice) -> str:
-    return f"{device.name}, {device.host_api}"
-
-
-def _quoted(name: str | int | None) -> str:
-    """A TOML value: JSON's strings are TOML's, but for one character."""
-    return json.dumps(name, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _listed(devices: Sequence[InputDevice]) -> str:
-    return ", ".join(f"{device.index} {_quoted(device.name)}" for device in devices) or "(there is none)"
-
-
-# How a device is read
-
-
-@dataclass(frozen=True, slots=True)
-class StreamSettings:
-    """What to open; see `Microphone` for the meaning."""
-
-    device: str | int | None
-    sample_rate_hz: int | None
-    channel: Channel
-    channels: int | None
-    block_s: float
-
-
-class Stream(Protocol):
-    """An open input. Errors are `DeviceAwayError`."""
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """The rate at which the samples come."""
-
-    @property
-    def description(self) -> str:
-        """What it is, for the log."""
-
-    def start(self) -> None:
-        """Let the sound begin."""
-
-    def read(self, n_samples: int) -> tuple[FloatArray, bool]:
-        """Wait for float32 (n_samples, n_channels), and whether some were lost before."""
-
-    def close(self) -> None:
-        """Give the device back; may hang."""
-
-
-OpenStream = Callable[[StreamSettings, bool], Stream]
-
-
-class _PortAudioStream:
-    """PortAudio's stream, in our words and errors."""
-
-    def __init__(self, sounddevice: Any, device: InputDevice, settings: StreamSettings) -> None:  # noqa: ANN401
-        self._error = sounddevice.PortAudioError
-        self._n_channels = channels_to_open(device, settings.channel, settings.channels)
-        rate_hz = settings.sample_rate_hz or device.default_sample_rate_hz
-        self.description = f"{_quoted(device.name)} channels={self._n_channels}"
-        try:
-            self._stream = sounddevice.RawInputStream(
-                device=device.index,
-                samplerate=rate_hz,
-                channels=self._n_channels,
-                dtype="float32",
-                blocksize=round(settings.block_s * rate_hz),
-                latency=settings.block_s * BLOCKS_OF_LATENCY,
-            )
-        except self._error as error:
-            code = error.args[1] if len(error.args) > 1 else None
-            if code in {_INVALID_SAMPLE_RATE, _INVALID_CHANNEL_COUNT}:
-                raise DeviceError(
-                    f"input device {self.description} refuses {rate_hz} Hz ({error}), "
-                    f"expected a rate and a number of channels that it has, such as {device.default_sample_rate_hz} Hz"
-                ) from error
-            raise DeviceAwayError(f"input device {self.description} cannot be opened ({error})") from error
-        self.sample_rate_hz = round(self._stream.samplerate)
-
-    def start(self) -> None:
-        try:
-            self._stream.start()
-        except self._error as error:
-            raise DeviceAwayError(f"input device {self.description} cannot be started ({error})") from error
-
-    def read(self, n_samples: int) -> tuple[FloatArray, bool]:
-        try:
-            data, overflowed = self._stream.read(n_samples)
-        except self._error as error:
-            raise DeviceAwayError(f"input device {self.description} has gone ({error})") from error
-        return np.frombuffer(data, np.float32).reshape(-1, self._n_channels), overflowed
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-def open_portaudio(settings: StreamSettings, refresh: bool) -> Stream:
-    """Open a device; it does not run yet.
-
-    Args:
-        settings: what to open.
-        refresh: look again which devices there are. PortAudio knows only those that were there when it was
-            initialised, so it is initialised anew; no stream may be open.
-
-    Raises:
-        DeviceAwayError: it is not there, busy or out of order; waiting may help.
-        DeviceError: PortAudio is not installed, or the device is ambiguous or cannot do what is asked.
-    """
-    sounddevice = _sounddevice()
-    if refresh:
-        try:
-            with contextlib.suppress(sounddevice.PortAudioError):  # not initialised, after a failure just below
-                sounddevice._terminate()
-            sounddevice._initialize()
-        except sounddevice.PortAudioError as error:
-            raise DeviceAwayError(f"PortAudio cannot be initialised ({error})") from error
-    return _PortAudioStream(sounddevice, find_device(settings.device, list_devices()), settings)
-
-
-def channels_to_open(device: InputDevice, channel: Channel, channels: int | None) -> int:
-    """How many channels to open: as configured, else up to the chosen one, else for a mix at most `MIX_CHANNELS`.
-
-    Raises:
-        DeviceError: the device has fewer.
-    """
-    mixed = min(device.n_channels, MIX_CHANNELS)
-    wanted = channels or (mixed if channel == "mix" else channel)
-    needed = wanted if channel == "mix" else max(wanted, channel)
-    if needed > device.n_channels:
-        raise DeviceError(
-            f"input device {_quoted(device.name)} has {device.n_channels} channels, "
-            f"expected {needed} for audio.channel = {_quoted(channel)}"
-        )
-    return needed
-
-
-def _sounddevice() -> Any:  # noqa: ANN401  it has no types
-    try:
-        import sounddevice
-    except OSError as error:
-        raise DeviceError(f"PortAudio cannot be loaded ({error}), expected apt-get install libportaudio2") from error
-    return sounddevice
-
-
-# What arrives, and when
 
 
 class ArrivalClock:
@@ -440,6 +183,7 @@ class Microphone:
         self._open_deadline_s = open_deadline_s
         self._close_deadline_s = close_deadline_s
         self._stopping = threading.Event()
+        self._giving_back = threading.Lock()
         self._thread: threading.Thread | None = None
         self._ring: Ring | None = None
         self._stream: Stream | None = None
@@ -486,7 +230,7 @@ class Microphone:
             if self._thread.is_alive():
                 self._hang()
         else:
-            with contextlib.suppress(DeviceHungError):
+            with contextlib.suppress(DeviceHungError):  # `hung` says it
                 self._close()
                 self._state = "stopped"
 
@@ -560,14 +304,9 @@ class Microphone:
             log.warning("capture.lost reason=%s", error)
 
     def _mono(self, samples: FloatArray) -> FloatArray:
-        channel = self._settings.channel
-        chosen = samples if channel == "mix" else samples[:, channel - 1 : channel]
-        valid = np.isfinite(chosen)
-        if not valid.all():
-            self._n_invalid += int(valid.size - np.count_nonzero(valid))
-            chosen = np.where(valid, chosen, np.float32(0.0))
-        mono: FloatArray = chosen[:, 0] if chosen.shape[1] == 1 else chosen.mean(axis=1, dtype=np.float32)
-        return mono  # (n,)
+        mono, n_invalid = to_mono(samples, self._settings.channel)
+        self._n_invalid += n_invalid
+        return mono
 
     def _delays(self) -> Iterator[float]:
         delay_s, longest_s = self._backoff_s
@@ -609,7 +348,8 @@ class Microphone:
             )
 
     def _close(self) -> None:
-        stream, self._stream = self._stream, None
+        with self._giving_back:  # `stop` may come while `open` closes: a stream is closed once
+            stream, self._stream = self._stream, None
         if stream is not None:
             self._in_time(stream.close, "close", self._close_deadline_s)
 

@@ -12,17 +12,17 @@ import itertools
 import json
 import logging
 import os
-import re
 import select
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from agent import __version__
 from agent.clock import recording_timeline, utc_now
-from agent.errors import AgentError, RecordingError, UsageError
+from agent.errors import AgentError, OutputError, RecordingError, UsageError
+from agent.logs import log_to_stderr
 from agent.progress import Progress
 
 if TYPE_CHECKING:
@@ -53,17 +53,11 @@ CLIP_COLUMNS = ("file", "label", "likelihood")
 Writer = Callable[[Mapping[str, Any]], None]
 
 
-class OutputError(AgentError):
-    """Standard output cannot be written; nobody reads it any more, or the disk is full."""
-
-    exit_code = 74
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    _log_to_stderr()
+    log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes, and go out as they came in
     try:
@@ -223,36 +217,6 @@ def _start(text: str) -> datetime | str:
     if start.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text}: no time zone, expected for example {text}Z for UTC")
     return start.astimezone(UTC)
-
-
-class _Journal(logging.Formatter):
-    """systemd's journal adds the time itself, and reads the priority from `<N>`."""
-
-    _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}  # noqa: RUF012
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).replace("\n", " | ")
-        return f"<{self._PRIORITIES.get(record.levelno, 6)}>{text}"
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(_own_stderr())
-    if "JOURNAL_STREAM" in os.environ:
-        handler.setFormatter(_Journal("%(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-
-
-def _own_stderr() -> TextIO:
-    """Standard error by a descriptor of its own.
-
-    While PortAudio looks for devices, sounddevice points the usual one at /dev/null, for all threads (0.5).
-    """
-    try:
-        return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="backslashreplace")
-    except (AttributeError, io.UnsupportedOperation):  # it is closed; a test has put something else in its place
-        return sys.stderr
 
 
 def _configuration(file: Path | None) -> "Config":
@@ -475,7 +439,7 @@ def _clip_line(row: Mapping[str, Any]) -> str:
 
 
 def _devices(_options: argparse.Namespace) -> int:
-    from agent.capture import configuration_line, list_devices
+    from agent.portaudio import configuration_line, list_devices
 
     devices = list_devices()
     if not devices:
@@ -493,38 +457,19 @@ def _devices(_options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from agent.app import Judge, broker_options
+    from agent.config import toml_lines
 
     config = _configuration(options.file)
     judge = Judge(config)
     broker_options(config.mqtt, os.environ)
     card = judge.model.card
     lines = [
-        *_toml_lines(config.model_dump(mode="json", exclude_none=True)),
+        *toml_lines(config.model_dump(mode="json", exclude_none=True)),
         f"# model {card.name} {card.version}, sha256 {judge.model.sha256}",
     ]
     _put("\n".join(lines) + "\n")
     print(f"# {options.file}: all is well", file=sys.stderr)
     return 0
-
-
-def _toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
-    """A table as TOML: values first, then its tables."""
-    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-    if name and (values or not table):
-        yield f"[{name}]"
-    for key, value in values.items():
-        yield f"{key} = {_toml_value(value)}"
-    if values:
-        yield ""
-    for key, value in table.items():
-        if isinstance(value, Mapping) and value:
-            word = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
-            yield from _toml_lines(value, f"{name}.{word}" if name else word)
-
-
-def _toml_value(value: str | float | bool) -> str:
-    """Texts, numbers and booleans are written alike in JSON and TOML, but for one character."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _watch(options: argparse.Namespace) -> int:

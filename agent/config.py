@@ -5,8 +5,10 @@ Every key is described in `config/agent.toml`. Read once, at start, on the main 
 """
 
 import difflib
+import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args
@@ -217,3 +219,28 @@ def _refuse_unknown_keys(data: Mapping[str, Any], model: type[BaseModel], where:
             for label, numbers in value.items():
                 if isinstance(numbers, dict):
                     _refuse_unknown_keys(numbers, EventNumbers, where, f"{name}.{label}.")
+
+
+def toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
+    """A table as TOML, line by line: values first, then its tables.
+
+    Args:
+        table: texts, numbers, booleans and tables of them.
+        name: of the table; the whole file has none.
+    """
+    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    if name and (values or not table):
+        yield f"[{name}]"
+    for key, value in values.items():
+        yield f"{key} = {_as_toml(value)}"
+    if values:
+        yield ""
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            word = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _as_toml(key)
+            yield from toml_lines(value, f"{name}.{word}" if name else word)
+
+
+def _as_toml(value: str | float | bool) -> str:
+    """Texts, numbers and booleans are written alike in JSON and TOML, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

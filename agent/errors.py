@@ -3,8 +3,11 @@
     AgentError                1   anything unexpected
     ├── UsageError            2   the command line asks for what cannot be
     ├── DeviceError          69   the microphone cannot be opened or has gone
+    │   ├── DeviceAwayError  69   it is not there now, but may come: it is waited for
+    │   └── DeviceHungError  74   PortAudio does not come back: leave by `os._exit`
     ├── BrokerError          69   the MQTT broker refuses, where that is fatal (`watch`, `replay --publish`)
     ├── RecordingError       74   a recording cannot be read (`replay`, `classify`: 3, some files failed)
+    ├── OutputError          74   standard output cannot be written
     ├── SpoolError           74   the outbox on disk cannot be written
     ├── ConfigError          78   the configuration is wrong; systemd must not restart
     └── ModelError           78   the model folder is not what its card says
@@ -32,6 +35,16 @@ class DeviceError(AgentError):
     exit_code = 69
 
 
+class DeviceAwayError(DeviceError):
+    """The microphone is not there now, but may come."""
+
+
+class DeviceHungError(DeviceError):
+    """PortAudio does not come back. Leave by `os._exit`: its clean-up at exit would hang as well."""
+
+    exit_code = 74
+
+
 class BrokerError(AgentError):
     """The MQTT broker cannot be reached or refuses, where that is fatal."""
 
@@ -40,6 +53,12 @@ class BrokerError(AgentError):
 
 class RecordingError(AgentError):
     """A recording cannot be read."""
+
+    exit_code = 74
+
+
+class OutputError(AgentError):
+    """Standard output cannot be written; nobody reads it any more, or the disk is full."""
 
     exit_code = 74
 

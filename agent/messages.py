@@ -102,7 +102,7 @@ class EventMessage(WirePart):
 
     Attributes:
         event_id: UUIDv7, the same in every message about this event.
-        seq: rises with every message of the node, over restarts too; a message that came twice has it twice.
+        seq: rises with every message of a spool, over restarts too; a message that came twice has it twice.
         event_type: which of the three this is.
         start: when the sound began; the same in every message about it.
         end: when it ended, `start` + `duration_s`; left out while it is open.
@@ -344,13 +344,14 @@ def finished_event_row(
     if event.offset is None:
         raise ValueError(f"event {event.id} ({event.label}) is in state {event.state}, expected end")
     onset_s = round(event.onset / sample_rate_hz, _SECOND_DIGITS)
-    offset_s = round(event.offset / sample_rate_hz, _SECOND_DIGITS)
+    duration_s = round((event.offset - event.onset) / sample_rate_hz, _SECOND_DIGITS)
+    offset_s = round(onset_s + duration_s, _SECOND_DIGITS)
     row: dict[str, str | float | None] = {
         "file": file,
         "label": event.label,
         "onset_s": onset_s,
         "offset_s": offset_s,
-        "duration_s": round(offset_s - onset_s, _SECOND_DIGITS),
+        "duration_s": duration_s,
         "likelihood_peak": round(event.likelihood_peak, _LIKELIHOOD_DIGITS),
         "likelihood_mean": round(event.likelihood_mean, _LIKELIHOOD_DIGITS),
         "end_reason": event.end_reason,

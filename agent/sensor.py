@@ -14,10 +14,10 @@ import numpy as np
 
 from agent import pipeline
 from agent.app import Judge, Outbox, Stop, StopSignals
-from agent.capture import DeviceHungError, Microphone
+from agent.capture import Microphone
 from agent.clock import Timeline, time_synced
 from agent.config import Config
-from agent.errors import AgentError
+from agent.errors import AgentError, DeviceHungError
 from agent.health import Health, Heartbeat
 from agent.ring import Ring
 from agent.values import AudioBlock, EndReason, SoundEvent
@@ -191,5 +191,5 @@ def run_sensor(config: Config, environment: Mapping[str, str]) -> int:
                 sensor.run(Heartbeat(environment))
         except DeviceHungError as error:
             log.critical("sensor.hung reason=%s", error)
-            os._exit(74)  # PortAudio's own clean-up at exit would hang for good
+            os._exit(error.exit_code)  # PortAudio's own clean-up at exit would hang for good
         return signals.exit_code

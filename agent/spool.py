@@ -251,6 +251,11 @@ class Spool:
                 raise SpoolError(
                     f"spool {self._path}: is in use by another agent, expected one agent a spool"
                 ) from error
-            raise SpoolError(f"spool {self._path}: cannot be used ({error})") from error
+            raise self._unusable(str(error)) from error
         except OSError as error:
-            raise SpoolError(f"spool {self._path}: cannot be used ({error.strerror})") from error
+            raise self._unusable(error.strerror or str(error)) from error
+
+    def _unusable(self, reason: str) -> SpoolError:
+        return SpoolError(
+            f"spool {self._path}: cannot be used ({reason}), expected a file in a folder where the agent can write"
+        )

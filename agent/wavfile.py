@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 
 from agent.errors import RecordingError
+from agent.mono import Channel, to_mono
 from agent.values import AudioBlock, FloatArray
 
-Channel = int | Literal["mix"]
 PcmFormat = Literal["u8", "s16le", "s24le", "s32le", "f32le"]
 
 PCM_FORMATS: tuple[str, ...] = get_args(PcmFormat)
@@ -92,7 +92,8 @@ class Recording:
                 return
             if len(samples) == 0:
                 break
-            mono = self._mono(samples)
+            mono, n_invalid = to_mono(samples, self._channel)
+            self.n_invalid_samples += n_invalid
             mono.flags.writeable = False
             yield AudioBlock(mono, self._n_read)
             self._n_read += len(mono)
@@ -113,17 +114,6 @@ class Recording:
 
     def _note(self, problem: str) -> None:
         self.problem = self.problem or f"{self.name}: {problem}"
-
-    def _mono(self, samples: FloatArray) -> FloatArray:
-        chosen = samples if self._channel == "mix" else samples[:, self._channel - 1 : self._channel]
-        valid = np.isfinite(chosen)
-        if not valid.all():
-            self.n_invalid_samples += int(valid.size - np.count_nonzero(valid))
-            chosen = np.where(valid, chosen, np.float32(0.0))
-        if chosen.shape[1] == 1:
-            return np.ascontiguousarray(chosen[:, 0])
-        mono: FloatArray = chosen.mean(axis=1, dtype=np.float32)  # (n,)
-        return mono
 
 
 def open_recording(path: Path, channel: Channel = "mix") -> Recording:

@@ -1,11 +1,13 @@
 """Training windows: a cut of a clip, changed as streets, distances and microphones change it.
 
-In: log-mel frames with deep levels. Out: batches of windows at the card's levels, with soft labels. Everything works
-on decibels relative to full scale: mixing adds power, gain adds decibels.
+In: log-mel frames with deep levels, and what a teacher says of the clip as it was. Out: batches of windows at the
+card's levels, with soft labels. Everything works on decibels relative to full scale: mixing adds power, gain adds
+decibels.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from agent.values import FloatArray
 from model_export.features import FRONT_END, at_card_level
 
 NEPERS_PER_DB = np.float32(np.log(10.0) / 10.0)  # of power
+FRAMES_PER_LESSON = 8  # 0.1 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +27,16 @@ class Augmentation:
     Source: mixup, Zhang et al., ICLR 2018; SpecAugment, Park et al., Interspeech 2019.
     """
 
-    gain_db: tuple[float, float] = (-35.0, 6.0)
-    mixup_probability: float = 0.5
+    gain_db: tuple[float, float] = (-25.0, 6.0)
+    mixup_probability: float = 0.35
     mixup_snr_db: float = 12.0
-    background_probability: float = 0.4
+    background_probability: float = 0.3
     background_snr_db: tuple[float, float] = (3.0, 30.0)
     warp_probability: float = 0.6
     time_warp: float = 0.12
     pitch_warp_bands: float = 2.5
-    colour_db: float = 6.0
-    masks: int = 2
+    colour_db: float = 4.0
+    masks: int = 1
     mask_frames: int = 10
     mask_bands: int = 8
 
@@ -47,12 +50,31 @@ class TrainingClips:
         targets: int64 (n_clips,), index of the label.
         n_labels: how many labels there are.
         background: index of the background label.
+        lessons: float32 (n_windows, d) each, what the teachers say of the clip's windows, one each `FRAMES_PER_LESSON`
+            frames; d is 0 without a teacher.
     """
 
     frames: Sequence[FloatArray]
     targets: NDArray[np.int64]
     n_labels: int
     background: int
+    lessons: Sequence[FloatArray]
+
+
+class Example(NamedTuple):
+    """What is trained on at once.
+
+    Attributes:
+        window: float32 (n_frames, n_mels).
+        label: float32 (n_labels,), sums to 1.
+        lesson: float32 (d,), what the teachers say of the sound alone.
+        taught: 1.0 where the lesson holds, 0.0 where two labelled sounds are mixed and no teacher heard them so.
+    """
+
+    window: FloatArray
+    label: FloatArray
+    lesson: FloatArray
+    taught: FloatArray | np.float32
 
 
 def level_db(log_mel: FloatArray) -> float:
@@ -80,27 +102,29 @@ class WindowDrawer:
         """Clips to draw from; each is drawn once in an epoch."""
         return len(self._clips.frames)
 
-    def epoch(self, batch_size: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+    def epoch(self, batch_size: int) -> Iterator[Example]:
         """Every clip once, in random order.
 
         Yields:
-            float32 (batch, n_frames, n_mels, 1) and float32 (batch, n_labels).
+            examples with a leading axis of `batch_size`; the windows are (batch, n_frames, n_mels, 1).
         """
         order = self._rng.permutation(len(self._clips.frames))
         for start in range(0, len(order) - batch_size + 1, batch_size):
-            drawn = [self.window(int(index)) for index in order[start : start + batch_size]]
-            windows = np.stack([window for window, _ in drawn])[..., None]
-            yield windows, np.stack([label for _, label in drawn])
+            drawn = [self.example(int(index)) for index in order[start : start + batch_size]]
+            batch = Example(*(np.stack(values) for values in zip(*drawn, strict=True)))
+            yield batch._replace(window=batch.window[..., None])
 
-    def window(self, index: int) -> tuple[FloatArray, FloatArray]:
-        """One augmented window of a clip and its soft label."""
+    def example(self, index: int) -> Example:
+        """One augmented window of a clip."""
         rng, how = self._rng, self._how
-        window = self._cut(index)
+        window, lesson = self._cut(index)
         label = self._one_hot(index)
+        taught = np.float32(1.0)
         if rng.random() < how.mixup_probability:
             other = int(rng.integers(len(self._clips.frames)))
             snr_db = rng.uniform(-how.mixup_snr_db, how.mixup_snr_db)
-            window = self._at_snr(window, self._cut(other), snr_db)
+            window = self._at_snr(window, self._cut(other)[0], snr_db)
+            taught = np.float32(0.0)
             share = np.float32(1.0 / (1.0 + 10.0 ** (-snr_db / 10.0)))
             label = share * label + (1 - share) * self._one_hot(other)
         elif (
@@ -108,10 +132,10 @@ class WindowDrawer:
             and len(self._backgrounds)
             and rng.random() < how.background_probability
         ):
-            ground = self._cut(int(rng.choice(self._backgrounds)))
+            ground, _ = self._cut(int(rng.choice(self._backgrounds)))
             window = self._at_snr(window, ground, rng.uniform(*how.background_snr_db))
         window = window + np.float32(rng.uniform(*how.gain_db)) + self._microphone_colour()
-        return self._masked(at_card_level(window)), label
+        return Example(self._masked(at_card_level(window)), label, lesson, taught)
 
     def _one_hot(self, index: int) -> FloatArray:
         label = np.zeros(self._clips.n_labels, np.float32)
@@ -121,8 +145,8 @@ class WindowDrawer:
     def _at_snr(self, window: FloatArray, other: FloatArray, snr_db: float) -> FloatArray:
         return add_power(window, other + np.float32(level_db(window) - level_db(other) - snr_db))
 
-    def _cut(self, index: int) -> FloatArray:
-        """A window's length of a clip at a random place, perhaps stretched in time and shifted in pitch."""
+    def _cut(self, index: int) -> tuple[FloatArray, FloatArray]:
+        """A window's length of a clip at a random place, perhaps stretched in time and shifted in pitch; its lesson."""
         rng, how, frames = self._rng, self._how, self._clips.frames[index]
         n_frames, n_mels = FRONT_END.n_frames, FRONT_END.n_mels
         warped = rng.random() < how.warp_probability
@@ -130,14 +154,16 @@ class WindowDrawer:
         stretch = min(stretch, (len(frames) - 1) / (n_frames - 1))
         span = stretch * (n_frames - 1)
         start = self._louder_of_two(frames, span)
+        lessons = self._clips.lessons[index]
+        lesson = lessons[min(round(start / FRAMES_PER_LESSON), len(lessons) - 1)]
         if not warped:
-            return frames[round(start) : round(start) + n_frames]
+            return frames[round(start) : round(start) + n_frames], lesson
         shift = rng.uniform(-how.pitch_warp_bands, how.pitch_warp_bands)
         at_frames = start + stretch * np.arange(n_frames)
         at_bands = np.arange(n_mels) + shift
         grid = np.meshgrid(at_frames, at_bands, indexing="ij")
         cut: FloatArray = ndimage.map_coordinates(frames, grid, order=1, mode="nearest").astype(np.float32)
-        return cut
+        return cut, lesson
 
     def _louder_of_two(self, frames: FloatArray, span: float) -> float:
         """A clip of barks is labelled dog_bark in its pauses too: prefer, not always, where there is sound."""

@@ -56,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     training = argparse.ArgumentParser(add_help=False)
     training.add_argument("--epochs", type=int, metavar="N", help="another number of epochs than the recipe's")
     training.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
+    training.add_argument(
+        "--teacher",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a TFLite file that takes a waveform, whose embeddings the network learns besides the labels; repeatable",
+    )
     training.add_argument("--threads", type=int, default=0, metavar="N", help="threads; 0 for all cores (default)")
 
     command = commands.add_parser("build", parents=[data, training], help="all steps: train to verify")
@@ -84,7 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for networks and figures")
     command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all)")
     command.add_argument(
-        "--peer", type=Path, action="append", default=[], metavar="FILE", help="a TFLite file that takes a waveform"
+        "--peer",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a TFLite file that takes a waveform, to compare with",
     )
     command.set_defaults(run=_crossvalidate)
     return parser
@@ -106,9 +119,11 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
 
 def _train(options: argparse.Namespace) -> None:
+    from model_export.published import PublishedNetwork
     from model_export.train import train
 
-    train(_clips(options), _recipe(options), options.out, num_threads=options.threads)
+    teachers = [PublishedNetwork(file) for file in options.teacher]
+    train(_clips(options), _recipe(options), options.out, teachers=teachers, num_threads=options.threads)
 
 
 def _quantize(options: argparse.Namespace) -> None:
@@ -155,7 +170,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _crossvalidate(options: argparse.Namespace) -> None:
     from model_export.crossvalidate import crossvalidate, tables
-    from model_export.peers import WaveformPeer
+    from model_export.published import PublishedNetwork
 
     clips = _clips(options)
     results = crossvalidate(
@@ -163,7 +178,8 @@ def _crossvalidate(options: argparse.Namespace) -> None:
         _recipe(options),
         options.out,
         folds=options.folds or sorted({clip.fold for clip in clips if clip.dataset == "us8k"}),
-        peers={file.stem: WaveformPeer(file) for file in options.peer},
+        peers=[PublishedNetwork(file, cache=options.out) for file in options.peer],
+        teachers=[PublishedNetwork(file, cache=options.out) for file in options.teacher],
         num_threads=options.threads,
     )
     print(tables(results))

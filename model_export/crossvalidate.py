@@ -8,7 +8,7 @@ windows, each 0.1 s; `background` for a street sound is a mistake.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from agent.inference import Classifier
 from agent.values import FloatArray, Window
 from model_export import networks, noise
 from model_export.clips import BACKGROUND, LABELS, URBANSOUND8K_LABELS, Clip, hold_out_fold, split_by_recording
-from model_export.features import all_windows, frames_of_clips, read_mono
+from model_export.features import all_windows, frames_of_clips
 from model_export.package import write_card
-from model_export.peers import PEER_RATE_HZ, WaveformPeer, clip_targets, train_mlp
+from model_export.published import RATE_HZ, PublishedNetwork, clip_targets, train_mlp
 from model_export.quantize import quantize, representative_windows
 from model_export.train import TRAINING_NAME, Recipe, train
 
@@ -65,24 +65,24 @@ def crossvalidate(
     out: Path,
     *,
     folds: Sequence[int],
-    peers: Mapping[str, WaveformPeer],
+    peers: Sequence[PublishedNetwork],
+    teachers: Sequence[PublishedNetwork] = (),
     num_threads: int,
 ) -> list[FoldResult]:
     """Train and test on each fold.
 
-    What stands in `out` from a run of the same recipe is used again: networks, peers' embeddings, finished folds.
+    What stands in `out` from a run of the same recipe and teachers is used again: networks and finished folds.
     """
     results: list[FoldResult] = []
-    systems = [OURS, *(f"{name} + MLP" for name in peers)]
+    systems = [OURS, *(f"{peer.name} + MLP" for peer in peers)]
     for fold in folds:
         work = out / f"fold{fold}"
         # ESC-10 clips in the test say whether background stays background; they are not in the accuracy.
         split = hold_out_fold(clips, fold)
-        if not _is_done(work, recipe, systems):
-            tested = _own_results(split, recipe, work, fold=fold, num_threads=num_threads)
-            for name, peer in peers.items():
-                embeddings = _peer_embeddings(peer, clips, out / f"{name}.npz")
-                tested += _peer_results((name, peer), embeddings, split, recipe, fold=fold)
+        if not _is_done(work, recipe, teachers, systems):
+            tested = _own_results(split, recipe, work, fold=fold, teachers=teachers, num_threads=num_threads)
+            for peer in peers:
+                tested += _peer_results(peer, split, recipe, fold=fold)
             _write(tested, work / RESULT_NAME)
         results += read_results(work / RESULT_NAME)
         for result in results:
@@ -98,9 +98,13 @@ def crossvalidate(
     return results
 
 
-def _is_done(work: Path, recipe: Recipe, systems: Sequence[str]) -> bool:
+def _is_done(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork], systems: Sequence[str]) -> bool:
     file = work / RESULT_NAME
-    return _is_trained(work, recipe) and file.is_file() and {r.system for r in read_results(file)} == set(systems)
+    return (
+        _is_trained(work, recipe, teachers)
+        and file.is_file()
+        and {r.system for r in read_results(file)} == set(systems)
+    )
 
 
 def _write(results: Sequence[FoldResult], file: Path) -> None:
@@ -115,10 +119,20 @@ def read_results(file: Path) -> list[FoldResult]:
 
 
 def _own_results(
-    split: tuple[Sequence[Clip], Sequence[Clip]], recipe: Recipe, work: Path, *, fold: int, num_threads: int
+    split: tuple[Sequence[Clip], Sequence[Clip]],
+    recipe: Recipe,
+    work: Path,
+    *,
+    fold: int,
+    teachers: Sequence[PublishedNetwork],
+    num_threads: int,
 ) -> list[FoldResult]:
     train_clips, test_clips = split
-    embedding, classifier = _trained(train_clips, recipe, work, num_threads)
+    if _is_trained(work, recipe, teachers):
+        log.info("crossvalidate.trained_before folder=%s", work.name)
+        embedding, classifier = load_networks(work)
+    else:
+        embedding, classifier = train(train_clips, recipe, work, teachers=teachers, num_threads=num_threads)
     quantize(embedding, classifier, representative_windows(train_clips, seed=recipe.seed), work)
     agents_own = Classifier(write_card(work, onset_response_s=0.0, offset_response_s=0.0))
     windows, counts = all_windows(frames_of_clips(test_clips))
@@ -127,16 +141,11 @@ def _own_results(
     return [FoldResult(OURS, fold, recipe.seed, confusion(int8, counts, targets))]
 
 
-def _trained(clips: Sequence[Clip], recipe: Recipe, work: Path, num_threads: int) -> tuple[keras.Model, keras.Model]:
-    if _is_trained(work, recipe):
-        log.info("crossvalidate.trained_before folder=%s", work.name)
-        return load_networks(work)
-    return train(clips, recipe, work, num_threads=num_threads)
-
-
-def _is_trained(work: Path, recipe: Recipe) -> bool:
-    record = work / TRAINING_NAME
-    return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["recipe"] == asdict(recipe)
+def _is_trained(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork]) -> bool:
+    if not (work / TRAINING_NAME).is_file():
+        return False
+    record = json.loads((work / TRAINING_NAME).read_text(encoding="utf-8"))
+    return bool(record["recipe"] == asdict(recipe) and record["teachers"] == [teacher.name for teacher in teachers])
 
 
 def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
@@ -146,56 +155,36 @@ def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
     return embedding, classifier
 
 
-def _peer_embeddings(peer: WaveformPeer, clips: Sequence[Clip], cache: Path) -> dict[Path, FloatArray]:
-    if cache.is_file():
-        with np.load(cache) as rows:
-            if len(rows.files) == len(clips):
-                return {clip.file: rows[str(number)] for number, clip in enumerate(clips)}
-    embeddings = {}
-    for number, clip in enumerate(clips, start=1):
-        embeddings[clip.file] = peer.embeddings(*read_mono(clip.file))
-        if number % 500 == 0:
-            log.info("crossvalidate.peer_embeddings clips=%d of=%d", number, len(clips))
-    np.savez(cache, allow_pickle=False, **{str(number): embeddings[clip.file] for number, clip in enumerate(clips)})
-    return embeddings
-
-
 def _peer_results(
-    named: tuple[str, WaveformPeer],
-    embeddings: Mapping[Path, FloatArray],
-    split: tuple[Sequence[Clip], Sequence[Clip]],
-    recipe: Recipe,
-    *,
-    fold: int,
+    peer: PublishedNetwork, split: tuple[Sequence[Clip], Sequence[Clip]], recipe: Recipe, *, fold: int
 ) -> list[FoldResult]:
-    name, peer = named
     train_clips, test_clips = split
     noise_rows = _noise_embeddings(peer, recipe)
+    test_rows = peer.embeddings_of(test_clips)
+    counts = [len(rows) for rows in test_rows]
+    targets = [LABELS.index(clip.label) for clip in test_clips]
     results = []
     for seed in PEER_SEEDS:
         kept, held = split_by_recording(train_clips, fraction=VALIDATION_FRACTION, seed=seed)
-        x, y = _rows(embeddings, kept)
+        x, y = _rows(peer, kept)
         x = np.concatenate([x, noise_rows])
         y = np.concatenate([y, np.full(len(noise_rows), LABELS.index(BACKGROUND), np.int64)])
-        classifier = train_mlp((x, y), _rows(embeddings, held), n_labels=len(LABELS), seed=seed)
-        test_x, _ = _rows(embeddings, test_clips)
-        likelihoods = classifier.predict(test_x, batch_size=512, verbose=0)
-        counts = [len(embeddings[clip.file]) for clip in test_clips]
-        targets = [LABELS.index(clip.label) for clip in test_clips]
-        results.append(FoldResult(f"{name} + MLP", fold, seed, confusion(likelihoods, counts, targets)))
+        classifier = train_mlp((x, y), _rows(peer, held), n_labels=len(LABELS), seed=seed)
+        likelihoods = classifier.predict(np.concatenate(test_rows), batch_size=512, verbose=0)
+        results.append(FoldResult(f"{peer.name} + MLP", fold, seed, confusion(likelihoods, counts, targets)))
     return results
 
 
-def _noise_embeddings(peer: WaveformPeer, recipe: Recipe) -> FloatArray:
+def _noise_embeddings(peer: PublishedNetwork, recipe: Recipe) -> FloatArray:
     """The peer hears the same kind and amount of synthetic background."""
     rng = np.random.default_rng(recipe.seed)
-    n_samples = round(recipe.noise_clip_s * PEER_RATE_HZ)
-    sounds = [noise.background(n_samples, PEER_RATE_HZ, rng) for _ in range(recipe.noise_clips)]
-    return np.concatenate([peer.embeddings(sound, PEER_RATE_HZ) for sound in sounds])
+    n_samples = round(recipe.noise_clip_s * RATE_HZ)
+    sounds = [noise.background(n_samples, RATE_HZ, rng) for _ in range(recipe.noise_clips)]
+    return np.concatenate([peer.embeddings(sound, RATE_HZ) for sound in sounds])
 
 
-def _rows(embeddings: Mapping[Path, FloatArray], clips: Sequence[Clip]) -> tuple[FloatArray, NDArray[np.int64]]:
-    rows = [embeddings[clip.file] for clip in clips]
+def _rows(peer: PublishedNetwork, clips: Sequence[Clip]) -> tuple[FloatArray, NDArray[np.int64]]:
+    rows = peer.embeddings_of(clips)
     targets = [LABELS.index(clip.label) for clip in clips]
     return np.concatenate(rows), clip_targets(targets, [len(row) for row in rows])
 

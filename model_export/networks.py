@@ -57,9 +57,12 @@ def classifier_network(n_inputs: int, n_labels: int, hidden: tuple[int, ...] = H
     return keras.Model(embedding, likelihoods, name=CLASSIFIER)
 
 
-def joined(embedding: keras.Model, classifier: keras.Model) -> keras.Model:
-    """Window to likelihoods: what is trained."""
-    return keras.Model(embedding.input, classifier(embedding.output), name="sensor")
+def joined(embedding: keras.Model, classifier: keras.Model, n_taught: int = 0) -> keras.Model:
+    """What is trained: window to likelihoods and, with teachers, to their `n_taught` embedding values."""
+    outputs = [classifier(embedding.output)]
+    if n_taught:
+        outputs.append(layers.Dense(n_taught, name="taught")(embedding.output))
+    return keras.Model(embedding.input, outputs, name="sensor")
 
 
 def without_standardization(classifier: keras.Model) -> keras.Model:

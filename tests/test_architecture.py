@@ -15,8 +15,10 @@ MAY_IMPORT = {
     "config": {"errors", "model_card"},
     "model_card": {"errors", "values"},
     "clock": set(),
-    "capture": {"errors", "ring", "values"},
-    "wavfile": {"errors", "values"},
+    "mono": {"values"},
+    "portaudio": {"errors", "mono", "values"},
+    "capture": {"errors", "mono", "portaudio", "ring", "values"},
+    "wavfile": {"errors", "mono", "values"},
     "ring": {"values"},
     "frontend": {"errors", "model_card", "values"},
     "inference": {"errors", "model_card", "values"},
@@ -28,17 +30,18 @@ MAY_IMPORT = {
     "broker": {"errors"},
     "publisher": {"broker", "errors", "spool"},
     "health": set(),
+    "logs": set(),
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
     "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
     "replay": {"app", "errors", "pipeline", "values", "wavfile"},
     "sensor": {"app", "capture", "clock", "config", "errors", "health", "pipeline", "ring", "values"},
-    "cli": {"app", "broker", "capture", "clock", "config", "errors", "messages"}
+    "cli": {"app", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
     | {"progress", "replay", "sensor", "values", "wavfile"},
 }
 
 OWNERS = {
-    "sounddevice": "capture",
+    "sounddevice": "portaudio",
     "soundfile": "wavfile",
     "soxr": "frontend",
     "ai_edge_litert": "inference",

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from agent import __version__, capture
+from agent import __version__, portaudio
 from agent.config import Config, load_config
 from tests.broker import HOST, Broker, BrokerFactory, SubscriberFactory, wait_until
 from tests.commands import Caller, CommandFactory
@@ -658,7 +658,7 @@ def test_devices_shows_what_to_paste(urbansound: CommandFactory, sound_server: S
 
 def test_without_a_microphone_devices_says_so(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine without one, that is said, with 69."""
-    monkeypatch.setattr(capture, "list_devices", lambda: ())
+    monkeypatch.setattr(portaudio, "list_devices", lambda: ())
 
     said = call("devices")
 

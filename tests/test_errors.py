@@ -18,8 +18,11 @@ def children_of(kind: type[AgentError]) -> list[type[AgentError]]:
         (errors.AgentError, 1),
         (errors.UsageError, 2),
         (errors.DeviceError, os.EX_UNAVAILABLE),
+        (errors.DeviceAwayError, os.EX_UNAVAILABLE),
+        (errors.DeviceHungError, os.EX_IOERR),
         (errors.BrokerError, os.EX_UNAVAILABLE),
         (errors.RecordingError, os.EX_IOERR),
+        (errors.OutputError, os.EX_IOERR),
         (errors.SpoolError, os.EX_IOERR),
         (errors.ConfigError, os.EX_CONFIG),
         (errors.ModelError, os.EX_CONFIG),
@@ -35,7 +38,7 @@ def test_the_drawn_tree_is_the_tree() -> None:
     drawing = {
         words[0]: int(words[1])
         for line in str(errors.__doc__).splitlines()
-        if len(words := line.strip(" ├─└").split()) > 1 and words[0].endswith("Error")
+        if len(words := line.strip(" ├─└│").split()) > 1 and words[0].endswith("Error")
     }
 
     assert drawing == {kind.__name__: kind.exit_code for kind in children_of(AgentError)}

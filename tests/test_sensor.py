@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from agent.app import Judge, Outbox, Stop
-from agent.capture import DeviceAwayError, DeviceHungError, Microphone, StreamSettings
+from agent.capture import Microphone
 from agent.config import Config
-from agent.errors import AgentError, SpoolError
+from agent.errors import AgentError, DeviceAwayError, DeviceHungError, SpoolError
 from agent.health import Heartbeat
+from agent.portaudio import StreamSettings
 from agent.sensor import Sensor
 from agent.values import FloatArray
 from tests.broker import (

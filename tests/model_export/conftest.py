@@ -50,6 +50,26 @@ def _write_csv(file: Path, rows: list[dict[str, object]]) -> None:
 
 
 @pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network as others publish them: float32 (15600,) at 16 kHz, an embedding of 6 values, then scores."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(3)
+    first, second = (tf.constant(rng.normal(size=shape), tf.float32) for shape in ((6, 390), (4, 6)))
+
+    @tf.function(input_signature=[tf.TensorSpec([15_600], tf.float32)])  # type: ignore[untyped-decorator]
+    def scores(waveform: tf.Tensor) -> tf.Tensor:
+        power = tf.math.log(tf.reduce_mean(tf.reshape(waveform, [1, 390, 40]) ** 2, axis=2) + 1e-6)
+        embedding = tf.nn.relu(tf.linalg.matmul(power, first, transpose_b=True))
+        return tf.sigmoid(tf.linalg.matmul(embedding, second, transpose_b=True))
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([scores.get_concrete_function()])
+    file = tmp_path_factory.mktemp("published") / "loudness.tflite"
+    file.write_bytes(converter.convert())
+    return file
+
+
+@pytest.fixture(scope="session")
 def trained(data_sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `train` writes after a few epochs."""
     from model_export.clips import esc10, urbansound8k

@@ -32,10 +32,10 @@ def test_folds_are_trained_tested_and_written_down(
     """Each fold is tested on clips that were not trained on; a second run uses the networks of the first."""
     clips = urbansound8k(data_sets[0]) + esc10(data_sets[1])
 
-    results = crossvalidate(clips, SMALL_RECIPE, tmp_path, folds=[1], peers={}, num_threads=0)
+    results = crossvalidate(clips, SMALL_RECIPE, tmp_path, folds=[1], peers=[], num_threads=0)
 
     monkeypatch.setattr("model_export.crossvalidate.train", None)  # would fail if it were trained again
-    again = crossvalidate(clips, SMALL_RECIPE, tmp_path, folds=[1], peers={}, num_threads=0)
+    again = crossvalidate(clips, SMALL_RECIPE, tmp_path, folds=[1], peers=[], num_threads=0)
     assert results == again == read_results(tmp_path / "crossvalidation.json")
     tested = np.array(results[0].confusion).sum()
     assert tested == sum(clip.fold == 1 for clip in clips)

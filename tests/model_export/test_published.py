@@ -1,0 +1,89 @@
+"""Published networks, as teachers and as opponents."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.errors import ModelError
+from agent.values import FloatArray
+from model_export.clips import urbansound8k
+from model_export.features import read_mono
+from model_export.published import PublishedNetwork, clip_targets, train_mlp
+from tests.conftest import SHARED_DATA
+
+YAMNET = SHARED_DATA.parent / "models" / "yamnet.tflite"
+
+
+def test_a_network_embeds_each_tenth_of_a_second() -> None:
+    """YAMNet's 1024-d embedding comes for each window of 0.975 s, and tells sounds apart."""
+    if not YAMNET.is_file():
+        pytest.skip("yamnet.tflite is not at hand")
+    yamnet = PublishedNetwork(YAMNET)
+    rng = np.random.default_rng(0)
+
+    noise = yamnet.embeddings(0.1 * rng.standard_normal(32_000).astype(np.float32), 16_000)
+    tone = yamnet.embeddings(np.sin(np.arange(44_100) * 2 * np.pi * 440 / 44_100).astype(np.float32), 44_100)
+
+    assert yamnet.window_samples == 15_600
+    assert noise.shape == (11, 1024)
+    assert tone.shape == (1, 1024)
+    assert np.linalg.norm(noise[0] - tone[0]) > np.linalg.norm(noise[0] - noise[5])
+
+
+def test_the_embedding_is_what_goes_into_the_last_layer(published: Path) -> None:
+    """Six values, not the four scores after them; a sound shorter than a window is padded."""
+    network = PublishedNetwork(published)
+
+    rows = network.embeddings(np.full(1_000, 0.1, np.float32), 16_000)
+
+    assert network.name == "loudness"
+    assert rows.shape == (1, 6)
+    assert rows.dtype == np.float32
+    assert rows.min() >= 0.0
+
+
+def test_with_a_cache_each_clip_is_heard_once(
+    published: Path, data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was heard before comes from the cache, also when more clips are asked for."""
+    clips = urbansound8k(data_sets[0])[:4]
+    expected = [PublishedNetwork(published).embeddings(*read_mono(clip.file)) for clip in clips]
+    PublishedNetwork(published, cache=tmp_path).embeddings_of(clips[1:3])
+    heard: list[Path] = []
+
+    def listen(file: Path) -> tuple[FloatArray, int]:
+        heard.append(file)
+        return read_mono(file)
+
+    monkeypatch.setattr("model_export.published.read_mono", listen)
+
+    rows = PublishedNetwork(published, cache=tmp_path).embeddings_of(clips)
+
+    assert heard == [clips[0].file, clips[3].file]
+    for row, same in zip(rows, expected, strict=True):
+        np.testing.assert_array_equal(row, same)
+
+
+def test_a_file_that_takes_no_waveform_is_refused(packaged: Path) -> None:
+    """The message says what the file takes and what was expected."""
+    with pytest.raises(ModelError, match="expected one float32 waveform"):
+        PublishedNetwork(packaged / "embedding.tflite")
+
+
+def test_the_papers_mlp_learns_what_can_be_told_apart() -> None:
+    """Two clouds of embeddings are told apart on samples that it has not seen."""
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 2, 600)
+    embeddings = (rng.normal(size=(600, 8)) + 2.0 * targets[:, None]).astype(np.float32)
+
+    classifier = train_mlp(
+        (embeddings[:400], targets[:400]), (embeddings[400:500], targets[400:500]), n_labels=2, seed=0
+    )
+
+    assert (classifier.predict(embeddings[500:], verbose=0).argmax(axis=1) == targets[500:]).mean() > 0.9
+
+
+def test_each_window_carries_its_clips_label() -> None:
+    """As in the paper: a training example is one window."""
+    np.testing.assert_array_equal(clip_targets([3, 1], [2, 3]), [3, 3, 1, 1, 1])

@@ -1,0 +1,149 @@
+"""The right microphone is found by what people call it."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from agent.errors import DeviceAwayError, DeviceError
+from agent.mono import Channel
+from agent.portaudio import InputDevice, channels_to_open, configuration_line, find_device
+from tests.sound_server import SoundServer
+
+DEVICES = (
+    InputDevice(0, "HDA Intel PCH: ALC269VC Analog (hw:0,0)", "ALSA", 2, 44_100, False),
+    InputDevice(2, "USB PnP Sound Device: Audio (hw:1,0)", "ALSA", 1, 48_000, False),
+    InputDevice(3, "AudioMoth: USB Audio (hw:2,0)", "ALSA", 1, 384_000, False),
+    InputDevice(5, "AudioMoth: USB Audio (hw:3,0)", "ALSA", 1, 384_000, False),
+    InputDevice(7, 'The "good" mic\t', "ALSA", 2, 48_000, False),
+    InputDevice(8, "pulse", "ALSA", 32, 44_100, False),
+    InputDevice(9, "pulse", "JACK Audio Connection Kit", 2, 48_000, False),
+    InputDevice(10, "default", "ALSA", 32, 44_100, True),
+    InputDevice(11, "default mic", "ALSA", 1, 44_100, False),
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (None, 10),
+        (2, 2),
+        ("USB PnP Sound Device: Audio (hw:1,0)", 2),
+        ("usb pnp", 2),
+        ("hw:1,0", 2),
+        ("plughw:1,0", 2),
+        ("hw:1", 2),
+        ("default", 10),
+        ("default mic", 11),
+        ("pulse, JACK Audio Connection Kit", 9),
+        ("jack", 9),
+    ],
+)
+def test_a_device_is_found_by_what_people_call_it(wanted: str | int | None, index: int) -> None:
+    """An index, a whole name, a part of one in any case, and an ALSA name all lead to the device; a whole name wins."""
+    assert find_device(wanted, DEVICES).index == index
+
+
+def test_an_ambiguous_name_is_refused_with_the_candidates() -> None:
+    """When a name means several devices, the message says which, so that one can be chosen; waiting would not help."""
+    with pytest.raises(DeviceError) as refusal:
+        find_device("audiomoth", DEVICES)
+
+    assert not isinstance(refusal.value, DeviceAwayError)
+    assert str(refusal.value) == (
+        'input device "audiomoth" is ambiguous, expected one of: '
+        '3 "AudioMoth: USB Audio (hw:2,0)", 5 "AudioMoth: USB Audio (hw:3,0)"'
+    )
+
+
+@pytest.mark.parametrize("wanted", ["Rode", 1, "hw:1,1", "hw:10,0"])
+def test_a_missing_device_is_told_with_those_there_are(wanted: str | int) -> None:
+    """When no device is meant, the message says what was asked for and what there is."""
+    with pytest.raises(DeviceAwayError) as refusal:
+        find_device(wanted, DEVICES[:2])
+
+    assert str(refusal.value) == (
+        f"no input device {json.dumps(wanted)}, expected one of: "
+        '0 "HDA Intel PCH: ALC269VC Analog (hw:0,0)", 2 "USB PnP Sound Device: Audio (hw:1,0)"'
+    )
+
+
+def test_no_device_at_all_is_told() -> None:
+    """A machine without any sound card is told as such."""
+    with pytest.raises(DeviceAwayError, match=r"no default input device, expected one of: \(there is none\)"):
+        find_device(None, ())
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: str(device.index))
+def test_the_pasted_configuration_finds_the_device(device: InputDevice) -> None:
+    """What `devices` prints is TOML, and means exactly the device beside which it is printed."""
+    line = configuration_line(device, DEVICES)
+
+    assert find_device(tomllib.loads(line)["device"], DEVICES) is device
+
+
+def test_the_pasted_configuration_survives_a_new_numbering() -> None:
+    """A device is named without its card's number wherever the rest of the name is enough."""
+    assert configuration_line(DEVICES[1], DEVICES) == 'device = "USB PnP Sound Device: Audio"'
+    assert configuration_line(DEVICES[2], DEVICES) == 'device = "AudioMoth: USB Audio (hw:2,0)"'
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "channel", "channels", "expected"),
+    [(1, "mix", None, 1), (2, "mix", None, 2), (32, "mix", None, 2), (8, "mix", 8, 8), (8, 3, None, 3), (8, 3, 8, 8)],
+)
+def test_as_many_channels_are_opened_as_are_needed(
+    n_channels: int,
+    channel: Channel,
+    channels: int | None,
+    expected: int,
+) -> None:
+    """A chosen channel opens those up to it, a mix at most two unless the configuration says more."""
+    device = InputDevice(0, "mic", "ALSA", n_channels, 48_000, True)
+
+    assert channels_to_open(device, channel, channels) == expected
+
+
+def test_a_channel_that_the_device_lacks_is_refused() -> None:
+    """Asking for the second channel of a microphone with one says so."""
+    with pytest.raises(DeviceError, match=r'"mic" has 1 channels, expected 2 for audio.channel = 2'):
+        channels_to_open(InputDevice(0, "mic", "ALSA", 1, 48_000, True), 2, None)
+
+
+@pytest.mark.parametrize("call", ["list_devices()", "Microphone().open()"])
+def test_without_portaudio_the_message_says_what_to_install(call: str) -> None:
+    """Where libportaudio2 is missing, the module still loads, and the first use says which package to install."""
+    program = (
+        "import ctypes.util; ctypes.util.find_library = lambda name: None\n"
+        "from agent.capture import Microphone\n"
+        "from agent.errors import DeviceError\n"
+        "from agent.portaudio import list_devices\n"
+        f"try: {call}\n"
+        "except DeviceError as error: print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert "PortAudio library not found" in said.stdout
+    assert "apt-get install libportaudio2" in said.stdout
+
+
+def test_the_devices_of_a_real_sound_system_are_listed(sound_server: SoundServer) -> None:
+    """The list names the devices that can be opened, with rate and channels, and what to paste for each."""
+    program = (
+        "import json\n"
+        "from agent.portaudio import configuration_line, list_devices\n"
+        "devices = list_devices()\n"
+        "lines = {d.name: [configuration_line(d, devices), d.is_default, d.n_channels > 0] for d in devices}\n"
+        "print(json.dumps(lines))\n"
+    )
+    environment = sound_server.environment | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    listed = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    devices = json.loads(listed.stdout)
+    assert devices["testmic"] == ['device = "testmic"', False, True]
+    assert devices["default"] == ['device = "default"', True, True]
