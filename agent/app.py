@@ -238,6 +238,7 @@ class Outbox:
             topics=self._topics,
             source=self._config.node.source,
             model=self._judge.identity,
+            groups=self._judge.model.card.groups,
             utc_of=utc_of,
             sample_rate_hz=sample_rate_hz,
             time_synced=(lambda: None) if self._replayed else time_synced,

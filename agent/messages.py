@@ -10,7 +10,7 @@ Telling happens on the pipeline thread; everything else here is pure.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -102,6 +102,7 @@ class EventMessage(WirePart):
 
     Attributes:
         event_id: UUIDv7, the same in every message about this event.
+        group: a wider name for the label, such as `alert`; left out where the model gives none.
         seq: rises with every message of a spool, over restarts too; a message that came twice has it twice.
         event_type: which of the three this is.
         start: when the sound began; the same in every message about it.
@@ -120,6 +121,7 @@ class EventMessage(WirePart):
     node: str
     source: str
     label: str
+    group: str | None = None
     start: Moment
     end: Moment | None = None
     duration_s: Annotated[float, Field(ge=0.0)]
@@ -216,6 +218,7 @@ class EventTeller:
         topics: where the node speaks.
         source: the microphone.
         model: which model judges.
+        groups: a wider name for some labels.
         utc_of: when a sample was heard (`Timeline.utc_of`, or a `recording_timeline`).
         sample_rate_hz: of the samples that events are counted in.
         time_synced: whether the wall clock can be trusted.
@@ -229,6 +232,7 @@ class EventTeller:
         topics: Topics,
         source: str,
         model: ModelIdentity,
+        groups: Mapping[str, str],
         utc_of: Callable[[int], datetime],
         sample_rate_hz: int,
         time_synced: Callable[[], bool | None],
@@ -238,6 +242,7 @@ class EventTeller:
         self._topics = topics
         self._source = source
         self._model = model
+        self._groups = groups
         self._utc_of = utc_of
         self._sample_rate_hz = sample_rate_hz
         self._time_synced = time_synced
@@ -263,6 +268,7 @@ class EventTeller:
             node=self._topics.node,
             source=self._source,
             label=event.label,
+            group=self._groups.get(event.label),
             start=start,
             end=None if event.offset is None else start + timedelta(seconds=duration_s),
             duration_s=duration_s,

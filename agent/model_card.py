@@ -128,7 +128,13 @@ class EventCard(CardPart):
 
 
 class ModelCard(CardPart):
-    """`model.json`: what the networks expect, what they answer, and how to judge it."""
+    """`model.json`: what the networks expect, what they answer, and how to judge it.
+
+    Attributes:
+        labels: in the order of the classifier's output.
+        background_label: the class that is never an event.
+        groups: a wider name for a label, such as `alert` for a siren.
+    """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
@@ -139,6 +145,7 @@ class ModelCard(CardPart):
     description: str
     labels: Annotated[tuple[str, ...], Field(min_length=2)]
     background_label: str | None
+    groups: dict[str, Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]] = Field(default_factory=dict)
     front_end: FrontEndNumbers
     embedding: NetworkCard
     classifier: NetworkCard
@@ -150,9 +157,10 @@ class ModelCard(CardPart):
             raise ValueError(f"labels = {list(self.labels)}, expected each once")
         if self.background_label is not None and self.background_label not in self.labels:
             raise ValueError(f"background_label = {self.background_label!r}, expected one of {list(self.labels)}")
-        for label in self.events.classes:
-            if label not in self.labels:
-                raise ValueError(f"events.classes.{label}: expected one of {list(self.labels)}")
+        for key, named in (("events.classes", self.events.classes), ("groups", self.groups)):
+            for label in named:
+                if label not in self.labels:
+                    raise ValueError(f"{key}.{label}: expected one of {list(self.labels)}")
         expected = (1, self.front_end.n_frames, self.front_end.n_mels, 1)
         if self.embedding.input.shape != expected:
             raise ValueError(f"embedding.input.shape = {self.embedding.input.shape}, the front end gives {expected}")

@@ -29,6 +29,18 @@ LICENCE = "CC-BY-NC-3.0 (trained on UrbanSound8K, which is for non-commercial us
 DESCRIPTION = "L3 audio network scaled for the edge with an MLP 512-128; the ten classes of UrbanSound8K and background"
 DOCUMENT = "MODEL_CARD.md"
 
+GROUPS = {
+    "air_conditioner": "machinery",
+    "car_horn": "alert",
+    "children_playing": "human",
+    "dog_bark": "animal",
+    "drilling": "machinery",
+    "engine_idling": "machinery",
+    "gun_shot": "alert",
+    "jackhammer": "machinery",
+    "siren": "alert",
+    "street_music": "music",
+}
 SPAN_S = 1.0
 DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0)
 CLASS_NUMBERS = {"gun_shot": EventNumbers(min_duration_s=0.1), "dog_bark": EventNumbers(min_duration_s=0.1)}
@@ -62,6 +74,7 @@ def write_card(folder: Path, *, onset_response_s: float, offset_response_s: floa
         description=DESCRIPTION,
         labels=LABELS,
         background_label=BACKGROUND,
+        groups=GROUPS,
         front_end=FRONT_END,
         embedding=network_card(folder / "embedding.tflite"),
         classifier=network_card(folder / "classifier.tflite"),
@@ -82,6 +95,12 @@ def _folds(folds: dict[str, list[int]]) -> str:
     return "; ".join(f"{dataset}: folds {', '.join(map(str, numbers))}" for dataset, numbers in folds.items())
 
 
+def _taught_by(teachers: list[str]) -> str:
+    if not teachers:
+        return "It learnt from the labels alone."
+    return f"Besides the labels it learnt to predict the embedding of: {', '.join(teachers)}."
+
+
 def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -> None:
     """Write `MODEL_CARD.md`, for people.
 
@@ -91,6 +110,7 @@ def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -
         figures: the tables of `crossvalidate`, or what is said where they were not measured.
     """
     front_end, recipe = model.card.front_end, training["recipe"]
+    teachers = "".join(f"--teacher {name}.tflite " for name in training["teachers"])
     (model.path / DOCUMENT).write_text(
         f"""# {model.card.name}, version {model.card.version}
 
@@ -123,7 +143,7 @@ with the standardization folded in; {training["parameters"]:,} parameters while 
 
 Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, power-domain mixup,
 backgrounds, SpecAugment, small time and pitch warps, and weight averaging, then {recipe["calm_epochs"]} calm ones with
-little mixing; {training["duration_s"]} s on the machine that made it.
+little mixing; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
 
 ## Figures
 Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.
@@ -134,7 +154,7 @@ Few recordings: many classes were heard from some dozens of places only. Two sou
 (softmax): the louder one wins. Likelihoods are not calibrated. The event thresholds are first choices, not tuned.
 
 ## Make it again
-`urbansound-model build --us8k DIR --esc10 DIR --out DIR` (seed {recipe["seed"]}).
+`urbansound-model build --us8k DIR --esc10 DIR {teachers}--out DIR` (seed {recipe["seed"]}).
 """,
         encoding="utf-8",
     )

@@ -54,6 +54,7 @@ def teller(
         topics=Topics("urbansound", "node-07"),
         source="street",
         model=MODEL,
+        groups={"siren": "alert"},
         utc_of=utc_of or recording_timeline(NOON, RATE_HZ),
         sample_rate_hz=RATE_HZ,
         time_synced=lambda: time_synced,
@@ -78,7 +79,7 @@ def test_an_ended_event_reads_exactly_so() -> None:
     assert ended.ends
     assert ended.payload(4711).decode() == (
         '{"schema":"urbansound.event/1","event_id":"019b796d-d664-7555-9555-555555555555","seq":4711,'
-        '"event_type":"end","node":"node-07","source":"street","label":"siren",'
+        '"event_type":"end","node":"node-07","source":"street","label":"siren","group":"alert",'
         '"start":"2026-01-01T12:00:00.100Z","end":"2026-01-01T12:00:07.900Z","duration_s":7.8,'
         '"likelihood_peak":0.91,"likelihood_mean":0.5,"end_reason":"quiet",'
         f'"model":{{"name":"edge-l3","version":"1","sha256":"{"ab" * 32}"}},'
@@ -97,6 +98,11 @@ def test_an_open_event_has_no_end_and_says_how_long_it_has_lasted() -> None:
         assert "end_reason" not in message
     assert (start["event_type"], start["duration_s"]) == ("start", 1.0)
     assert (update["event_type"], update["duration_s"]) == ("update", 10.0)
+
+
+def test_a_label_without_a_wider_name_has_no_group() -> None:
+    """The field is left out, not null."""
+    assert "group" not in told(teller(), replace(START, label="crow"))
 
 
 def test_one_sound_keeps_its_id_and_its_start() -> None:

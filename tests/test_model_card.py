@@ -111,6 +111,9 @@ def test_a_card_that_is_not_json_is_found(folder: Path, content: bytes) -> None:
             "background_label = 'silence', expected one of",
             id="bg",
         ),
+        pytest.param(
+            lambda card: card.update(groups={"crow": "animal"}), "groups.crow: expected one of", id="group of no label"
+        ),
         pytest.param(lambda card: card["labels"].append("crow"), "12 labels need (1, 12)", id="label too many"),
         pytest.param(
             lambda card: card["front_end"].update(n_mels=40), "the front end gives (1, 76, 40, 1)", id="mel bands"

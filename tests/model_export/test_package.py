@@ -4,7 +4,7 @@ from pathlib import Path
 
 from agent.inference import Classifier
 from agent.model_card import load_model_folder
-from model_export.clips import LABELS
+from model_export.clips import BACKGROUND, LABELS
 from model_export.package import DOCUMENT
 
 
@@ -13,6 +13,7 @@ def test_the_agent_loads_what_was_packaged(packaged: Path) -> None:
     model = load_model_folder(packaged)
 
     assert model.card.labels == LABELS
+    assert set(model.card.groups) == set(LABELS) - {BACKGROUND}
     Classifier(model)
 
 
