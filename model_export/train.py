@@ -42,7 +42,7 @@ class Recipe:
     Source: one cycle, Smith and Topin 2019; AdamW, Loshchilov and Hutter, ICLR 2019.
     """
 
-    epochs: int = 56
+    epochs: int = 36
     calm_epochs: int = 6
     batch_size: int = 16
     learning_rate: float = 1.5e-3
@@ -52,7 +52,7 @@ class Recipe:
     average_momentum: float = 0.995
     noise_clips: int = 120
     noise_clip_s: float = 4.0
-    lesson_weight: float = 3.0
+    lesson_weight: float = 10.0
     seed: int = 20190512
 
 
