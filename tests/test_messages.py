@@ -49,6 +49,7 @@ def teller(
     utc_of: Callable[[int], datetime] | None = None,
     time_synced: bool | None = True,
     replayed: bool = False,
+    sample_rate_hz: int = RATE_HZ,
 ) -> EventTeller:
     return EventTeller(
         topics=Topics("urbansound", "node-07"),
@@ -56,7 +57,7 @@ def teller(
         model=MODEL,
         groups={"siren": "alert"},
         utc_of=utc_of or recording_timeline(NOON, RATE_HZ),
-        sample_rate_hz=RATE_HZ,
+        sample_rate_hz=sample_rate_hz,
         time_synced=lambda: time_synced,
         replayed=replayed,
         event_ids=EventIds(random_bits=lambda bits: (1 << bits) // 3),
@@ -289,7 +290,7 @@ def test_the_published_schema_describes_what_is_sent() -> None:
 
     assert set(end) == set(schema["properties"])
     assert set(schema["properties"]) - set(start) == {"end", "end_reason"}
-    assert set(start) == set(schema["required"])
+    assert set(start) == set(schema["required"]) | {"group"}
     assert schema["properties"]["start"]["format"] == "date-time"
     assert "null" not in json.dumps(schema)
 
@@ -315,6 +316,22 @@ def test_a_finished_event_is_dated_where_the_start_of_the_recording_is_known() -
     row = finished_event_row(END, sample_rate_hz=RATE_HZ, file="street.wav", recording_start=NOON)
 
     assert (row["start"], row["end"]) == ("2026-01-01T12:00:00.100Z", "2026-01-01T12:00:07.900Z")
+
+
+def test_what_is_printed_and_what_is_published_end_at_the_same_millisecond() -> None:
+    """Whatever the rounding: both end a rounded duration after a rounded onset."""
+    rate_hz = 44_100
+    for onset, offset in ((10_000 + 7 * n, 55_555 + 13 * n) for n in range(200)):
+        event = replace(END, onset=onset, offset=offset)
+        speaker = teller(recording_timeline(NOON, rate_hz), sample_rate_hz=rate_hz)
+        speaker.tell(replace(START, onset=onset))
+
+        published = told(speaker, event)
+        printed = finished_event_row(event, sample_rate_hz=rate_hz, file="street.wav", recording_start=NOON)
+
+        assert [printed[key] for key in ("start", "end", "duration_s")] == [
+            published[key] for key in ("start", "end", "duration_s")
+        ]
 
 
 def test_an_open_event_has_no_row() -> None:
