@@ -27,16 +27,16 @@ class Augmentation:
     Source: mixup, Zhang et al., ICLR 2018; SpecAugment, Park et al., Interspeech 2019.
     """
 
-    gain_db: tuple[float, float] = (-25.0, 6.0)
-    mixup_probability: float = 0.35
+    gain_db: tuple[float, float] = (-35.0, 6.0)
+    mixup_probability: float = 0.5
     mixup_snr_db: float = 12.0
-    background_probability: float = 0.3
+    background_probability: float = 0.4
     background_snr_db: tuple[float, float] = (3.0, 30.0)
     warp_probability: float = 0.6
     time_warp: float = 0.12
     pitch_warp_bands: float = 2.5
-    colour_db: float = 4.0
-    masks: int = 1
+    colour_db: float = 6.0
+    masks: int = 2
     mask_frames: int = 10
     mask_bands: int = 8
 

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
     command.set_defaults(run=_quantize)
-    command = commands.add_parser("package", parents=[data], help="measure the response, write the model card")
+    command = commands.add_parser("package", parents=[data], help="measure the response, write metadata and card")
     command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
     command.add_argument("--model", type=Path, required=True, metavar="DIR", help="what `quantize` wrote")
     command.add_argument("--figures", type=Path, metavar="FILE", help="crossvalidation.json for the model card")
@@ -155,12 +155,15 @@ def _package(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from agent.model_card import load_model_folder
     from model_export.crossvalidate import load_networks
+    from model_export.metadata import check_metadata
     from model_export.quantize import representative_windows
     from model_export.verify import check_model
 
+    model = load_model_folder(options.model)
+    check_metadata(model)
     embedding, classifier = load_networks(options.networks)
     windows = representative_windows(_clips(options), seed=1)
-    agreement = check_model(embedding, classifier, load_model_folder(options.model), windows)
+    agreement = check_model(embedding, classifier, model, windows)
     print(
         f"verified on {agreement.n_windows} windows: same label in {agreement.same_label:.1%} of the "
         f"{agreement.n_decided} decided ones, mean difference "

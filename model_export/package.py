@@ -1,10 +1,11 @@
-"""Write the model folder: `model.json` and `MODEL_CARD.md` beside the two TFLite files.
+"""Write the model folder: `model.json` and `MODEL_CARD.md` beside the two TFLite files, and metadata into those.
 
 In: the TFLite files, the record of the training, the figures of the cross-validation where there are any. Out: a
 folder that `agent.model_card.load_model_folder` accepts.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from agent.model_card import (
 )
 from model_export.clips import BACKGROUND, LABELS
 from model_export.features import FRONT_END
+from model_export.metadata import LABELS_NAME, Metadata, TensorNote, write_metadata
 
 NAME, VERSION = "l3-edge-us8k", "1"
+AUTHOR = "urban-sound-agent"
 LICENCE = "CC-BY-NC-3.0 (trained on UrbanSound8K, which is for non-commercial use)"
 DESCRIPTION = "L3 audio network scaled for the edge with an MLP 512-128; the ten classes of UrbanSound8K and background"
 DOCUMENT = "MODEL_CARD.md"
@@ -46,6 +49,33 @@ DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=
 CLASS_NUMBERS = {"gun_shot": EventNumbers(min_duration_s=0.1), "dog_bark": EventNumbers(min_duration_s=0.1)}
 
 
+def describe_networks(embedding: Path, classifier: Path) -> None:
+    """Write into both TFLite files what they are; what they compute stays the same."""
+    numbers = FRONT_END
+    window = TensorNote(
+        "log_mel",
+        f"Not a waveform, but what the front end computes from it: one window of {numbers.n_frames} frames x "
+        f"{numbers.n_mels} mel bands, levels in decibels relative to a full-scale sine, clipped to "
+        f"{numbers.level_min_db:.0f} to {numbers.level_max_db:.0f} dB. Sound: mono, {numbers.sample_rate_hz} Hz, "
+        f"{numbers.window_length_samples} samples. Frames: Hann taper of {numbers.taper_length_samples} samples each "
+        f"{numbers.hop_length_samples} samples, wholly inside the window, FFT of {numbers.fft_length}. Bands: "
+        f"{numbers.mel_scale.upper()} scale, {numbers.mel_min_hz:.0f} to {numbers.mel_max_hz:.0f} Hz.",
+        sample_rate_hz=numbers.sample_rate_hz,
+    )
+    vector = TensorNote("embedding", "The embedding of one window, without unit.")
+    likelihoods = TensorNote("likelihoods", f"For each label of {LABELS_NAME} a number from 0 to 1 (softmax).")
+    said = Metadata(
+        name=NAME,
+        description=f"{DESCRIPTION}. This file: window to embedding",
+        version=VERSION,
+        author=AUTHOR,
+        licence=LICENCE,
+    )
+    write_metadata(embedding, said, reads=window, answers=vector)
+    said = replace(said, description=f"{DESCRIPTION}. This file: embedding to likelihoods", labels=LABELS)
+    write_metadata(classifier, said, reads=vector, answers=likelihoods)
+
+
 def network_card(file: Path) -> NetworkCard:
     """What a TFLite file is, read from the file."""
     interpreter = Interpreter(model_path=str(file))
@@ -65,7 +95,13 @@ def _tensor_card(details: dict[str, Any]) -> TensorCard:
 
 
 def write_card(folder: Path, *, onset_response_s: float, offset_response_s: float) -> ModelFolder:
-    """Write `model.json` for the TFLite files in the folder, and load the folder as the agent does."""
+    """Write metadata into the TFLite files of the folder and `model.json` for them; load it as the agent does.
+
+    Raises:
+        ModelError: a file cannot be read, or is not TFLite.
+    """
+    embedding, classifier = folder / "embedding.tflite", folder / "classifier.tflite"
+    describe_networks(embedding, classifier)  # first: the card names the hashes
     card = ModelCard(
         schema_name="urbansound.model/1",
         name=NAME,
@@ -76,8 +112,8 @@ def write_card(folder: Path, *, onset_response_s: float, offset_response_s: floa
         background_label=BACKGROUND,
         groups=GROUPS,
         front_end=FRONT_END,
-        embedding=network_card(folder / "embedding.tflite"),
-        classifier=network_card(folder / "classifier.tflite"),
+        embedding=network_card(embedding),
+        classifier=network_card(classifier),
         events=EventCard(
             span_s=SPAN_S,
             onset_response_s=onset_response_s,

@@ -42,7 +42,7 @@ class Recipe:
     Source: one cycle, Smith and Topin 2019; AdamW, Loshchilov and Hutter, ICLR 2019.
     """
 
-    epochs: int = 36
+    epochs: int = 24
     calm_epochs: int = 6
     batch_size: int = 16
     learning_rate: float = 1.5e-3
@@ -50,9 +50,9 @@ class Recipe:
     weight_decay: float = 0.05
     warm_up: float = 0.25
     average_momentum: float = 0.995
-    noise_clips: int = 120
+    noise_clips: int = 240
     noise_clip_s: float = 4.0
-    lesson_weight: float = 10.0
+    lesson_weight: float = 3.0
     seed: int = 20190512
 
 

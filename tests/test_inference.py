@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import flatbuffers  # type: ignore[import-untyped]  # comes with ai-edge-litert
+import flatbuffers  # comes with ai-edge-litert
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as tflite

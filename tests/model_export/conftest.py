@@ -1,6 +1,7 @@
 """A data set small enough to train on in a test: sounds made by formula, in the layout that users have."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +82,27 @@ def trained(data_sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def packaged(data_sets: tuple[Path, Path], trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model folder, made by the commands `quantize` and `package`."""
+def quantized(data_sets: tuple[Path, Path], trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both TFLite files as the command `quantize` writes them, and nothing else."""
+    from model_export.cli import main
+
+    us8k, esc10 = data_sets
+    out = tmp_path_factory.mktemp("quantized")
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+    assert main(["quantize", *data, "--networks", str(trained), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def packaged(
+    data_sets: tuple[Path, Path], trained: Path, quantized: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A whole model folder, made by the command `package` from what `quantize` wrote."""
     from model_export.cli import main
 
     us8k, esc10 = data_sets
     out = tmp_path_factory.mktemp("model")
+    shutil.copytree(quantized, out, dirs_exist_ok=True)
     data = ["--us8k", str(us8k), "--esc10", str(esc10)]
-    assert main(["quantize", *data, "--networks", str(trained), "--out", str(out)]) == 0
     assert main(["package", *data, "--networks", str(trained), "--model", str(out)]) == 0
     return out

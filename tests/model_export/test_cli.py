@@ -1,6 +1,7 @@
 """`urbansound-model`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,23 @@ def test_verify_notices_a_changed_card(
 
     assert code == 78
     assert "scale" in capsys.readouterr().err
+
+
+def test_verify_notices_metadata_that_disagree_with_the_card(
+    data_sets: tuple[Path, Path], trained: Path, packaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A card of another version than the files say they are of is named, with exit code 78."""
+    broken = shutil.copytree(packaged, tmp_path / "broken")
+    card = json.loads((broken / "model.json").read_text())
+    (broken / "model.json").write_text(json.dumps(card | {"version": "another"}))
+    us8k, esc10 = data_sets
+
+    code = cli.main(
+        ["verify", "--us8k", str(us8k), "--esc10", str(esc10), "--networks", str(trained), "--model", str(broken)]
+    )
+
+    assert code == 78
+    assert "embedding.tflite: its metadata says version = '1', expected 'another'" in capsys.readouterr().err
 
 
 def test_a_wrong_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
