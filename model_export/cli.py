@@ -1,4 +1,4 @@
-"""`urbansound-model`: train, quantize, package, verify, cross-validate; or all of it by `build`.
+"""`urbansound-model`: train, quantize, package, verify, or all of it by `build`; cross-validate, evaluate.
 
 Heavy libraries are imported by the command that needs them. Exit codes as in `agent.errors`.
 """
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from model_export.clips import Clip
     from model_export.train import Recipe
 
+log = logging.getLogger(__name__)
+
 NOT_MEASURED = "Not measured for this build: run `urbansound-model crossvalidate`, then `package --figures`.\n"
 
 
@@ -33,8 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"urbansound-model: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        extra = "plot" if missing == "matplotlib" else "export"
         print(
-            f"urbansound-model: {error.name} is not installed; pip install 'urban-sound-agent[export]'",
+            f"urbansound-model: {missing} is not installed; pip install 'urban-sound-agent[{extra}]'",
             file=sys.stderr,
         )
         return 1
@@ -100,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a TFLite file that takes a waveform, to compare with",
     )
     command.set_defaults(run=_crossvalidate)
+    command = commands.add_parser("evaluate", help="how sure cross-validation's figures are, confusions, calibration")
+    command.add_argument("--results", type=Path, required=True, metavar="DIR", help="what `crossvalidate` wrote")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file as well")
+    command.add_argument("--plots", type=Path, metavar="DIR", help="draw confusions and calibration into this folder")
+    command.set_defaults(run=_evaluate)
     return parser
 
 
@@ -136,9 +145,10 @@ def _quantize(options: argparse.Namespace) -> None:
 
 def _package(options: argparse.Namespace) -> None:
     from agent.inference import Classifier
-    from model_export.crossvalidate import read_results, tables
+    from model_export.crossvalidate import tables
     from model_export.package import write_card, write_document
     from model_export.response import measure_response
+    from model_export.results import read_results
     from model_export.train import TRAINING_NAME
 
     model = write_card(options.model, onset_response_s=0.5, offset_response_s=0.5)
@@ -176,16 +186,44 @@ def _crossvalidate(options: argparse.Namespace) -> None:
     from model_export.published import PublishedNetwork
 
     clips = _clips(options)
+    folds = sorted({clip.fold for clip in clips if clip.dataset == "us8k"})
+    unknown = sorted(set(options.folds or []) - set(folds))
+    if unknown:
+        raise UsageError(
+            f"--folds {unknown[0]}: not in --us8k {options.us8k}, expected of {', '.join(map(str, folds))}"
+        )
     results = crossvalidate(
         clips,
         _recipe(options),
         options.out,
-        folds=options.folds or sorted({clip.fold for clip in clips if clip.dataset == "us8k"}),
+        folds=options.folds or folds,
         peers=[PublishedNetwork(file, cache=options.out) for file in options.peer],
         teachers=[PublishedNetwork(file, cache=options.out) for file in options.teacher],
         num_threads=options.threads,
     )
     print(tables(results))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from model_export.evaluate import evaluate
+    from model_export.report import report
+    from model_export.results import read_folder
+
+    if options.plots:
+        from model_export.diagrams import draw  # first of all: what is not installed is said before the work
+    evaluation = evaluate(read_folder(options.results))
+    print(report(evaluation), end="")
+    try:
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(dataclasses.asdict(evaluation), indent=1) + "\n", encoding="utf-8")
+        if options.plots:
+            for file in draw(evaluation, options.plots):
+                log.info("evaluate.drawn file=%s", file)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}; expected a place to write to") from error
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -1,15 +1,15 @@
 """Cross-validation over the folds of UrbanSound8K: our network and its peers on the same clips, by the same rules.
 
-In: clips. Out: `crossvalidation.json` and a table. For each fold the network is trained on the other folds (no
-recording of the fold is in training), quantized, and run through the agent's own front end and inference; peers are
-embedded, and the paper's MLP is trained on their embeddings. A clip's label is the largest sum of likelihoods over its
-windows, each 0.1 s; `background` for a street sound is a mistake.
+In: clips. Out: `crossvalidation.json`, each fold's `predictions.csv`, and a table. For each fold the network is trained
+on the other folds (no recording of the fold is in training), quantized, and run through the agent's own front end and
+inference, and once more in float; peers are embedded, and the paper's MLP is trained on their embeddings. A clip's
+label is the largest sum of likelihoods over its windows, each 0.1 s; `background` for a street sound is a mistake.
 """
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -19,44 +19,29 @@ from numpy.typing import NDArray
 from agent.inference import Classifier
 from agent.values import FloatArray, Window
 from model_export import networks, noise
-from model_export.clips import BACKGROUND, LABELS, URBANSOUND8K_LABELS, Clip, hold_out_fold, split_by_recording
+from model_export.clips import BACKGROUND, LABELS, Clip, hold_out_fold, split_by_recording
 from model_export.features import all_windows, frames_of_clips
 from model_export.package import write_card
 from model_export.published import RATE_HZ, PublishedNetwork, clip_targets, train_mlp
 from model_export.quantize import quantize, representative_windows
+from model_export.results import (
+    OURS,
+    OURS_FLOAT,
+    PREDICTIONS_NAME,
+    RESULT_NAME,
+    FoldPredictions,
+    FoldResult,
+    predictions_of,
+    read_results,
+    write_predictions,
+    write_results,
+)
 from model_export.train import TRAINING_NAME, Recipe, train
 
 log = logging.getLogger(__name__)
 
-RESULT_NAME = "crossvalidation.json"
-OURS = "l3-edge int8"
 PEER_SEEDS = (0, 1, 2)
 VALIDATION_FRACTION = 0.1
-
-Confusion = NDArray[np.int64]  # (n_labels, n_labels): true label, predicted label
-
-
-@dataclass(frozen=True, slots=True)
-class FoldResult:
-    """One system on one fold.
-
-    Attributes:
-        system: what was tested.
-        fold: the fold it had not heard.
-        seed: of the run.
-        confusion: counts of clips, true label by predicted label, in the order of `LABELS`.
-    """
-
-    system: str
-    fold: int
-    seed: int
-    confusion: list[list[int]]
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of UrbanSound8K's clips with the right label."""
-        street = np.asarray(self.confusion)[: len(URBANSOUND8K_LABELS)]
-        return float(np.trace(street) / street.sum())
 
 
 def crossvalidate(
@@ -71,19 +56,22 @@ def crossvalidate(
 ) -> list[FoldResult]:
     """Train and test on each fold.
 
-    What stands in `out` from a run of the same recipe and teachers is used again: networks and finished folds.
+    What stands in `out` from a run of the same recipe and teachers is used again: networks and finished folds. A fold
+    whose networks are there but not all of its predictions is tested again, without training.
     """
     results: list[FoldResult] = []
-    systems = [OURS, *(f"{peer.name} + MLP" for peer in peers)]
+    systems = [OURS, OURS_FLOAT, *(f"{peer.name} + MLP" for peer in peers)]
     for fold in folds:
         work = out / f"fold{fold}"
-        # ESC-10 clips in the test say whether background stays background; they are not in the accuracy.
+        # ESC-10's weather, water, fire and clocks in the test say whether background stays background; they are not in
+        # the accuracy.
         split = hold_out_fold(clips, fold)
         if not _is_done(work, recipe, teachers, systems):
             tested = _own_results(split, recipe, work, fold=fold, teachers=teachers, num_threads=num_threads)
             for peer in peers:
                 tested += _peer_results(peer, split, recipe, fold=fold)
-            _write(tested, work / RESULT_NAME)
+            write_predictions(tested, work / PREDICTIONS_NAME)
+            write_results([run.result for run in tested], work / RESULT_NAME)
         results += read_results(work / RESULT_NAME)
         for result in results:
             if result.fold == fold:
@@ -94,7 +82,7 @@ def crossvalidate(
                     result.seed,
                     result.accuracy,
                 )
-    _write(results, out / RESULT_NAME)
+    write_results(results, out / RESULT_NAME)
     return results
 
 
@@ -103,19 +91,9 @@ def _is_done(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork], s
     return (
         _is_trained(work, recipe, teachers)
         and file.is_file()
+        and (work / PREDICTIONS_NAME).is_file()
         and {r.system for r in read_results(file)} == set(systems)
     )
-
-
-def _write(results: Sequence[FoldResult], file: Path) -> None:
-    record = [asdict(result) | {"accuracy": round(result.accuracy, 4)} for result in results]
-    file.write_text(json.dumps(record) + "\n", encoding="utf-8")
-
-
-def read_results(file: Path) -> list[FoldResult]:
-    """What `crossvalidate` wrote."""
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    return [FoldResult(row["system"], row["fold"], row["seed"], row["confusion"]) for row in rows]
 
 
 def _own_results(
@@ -126,7 +104,7 @@ def _own_results(
     fold: int,
     teachers: Sequence[PublishedNetwork],
     num_threads: int,
-) -> list[FoldResult]:
+) -> list[FoldPredictions]:
     train_clips, test_clips = split
     if _is_trained(work, recipe, teachers):
         log.info("crossvalidate.trained_before folder=%s", work.name)
@@ -136,16 +114,21 @@ def _own_results(
     quantize(embedding, classifier, representative_windows(train_clips, seed=recipe.seed), work)
     agents_own = Classifier(write_card(work, onset_response_s=0.0, offset_response_s=0.0))
     windows, counts = all_windows(frames_of_clips(test_clips))
-    targets = [LABELS.index(clip.label) for clip in test_clips]
     int8 = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
-    return [FoldResult(OURS, fold, recipe.seed, confusion(int8, counts, targets))]
+    embeddings = embedding.predict(windows[..., None], batch_size=64, verbose=0)
+    in_float = classifier.predict(embeddings, batch_size=512, verbose=0)
+    return [
+        predictions_of(test_clips, likelihoods, counts, system=system, fold=fold, seed=recipe.seed)
+        for system, likelihoods in ((OURS, int8), (OURS_FLOAT, in_float))
+    ]
 
 
 def _is_trained(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork]) -> bool:
     if not (work / TRAINING_NAME).is_file():
         return False
     record = json.loads((work / TRAINING_NAME).read_text(encoding="utf-8"))
-    return bool(record["recipe"] == asdict(recipe) and record["teachers"] == [teacher.name for teacher in teachers])
+    taught_by = record.get("teachers", [])  # records made before there were teachers do not name them
+    return bool(record["recipe"] == asdict(recipe) and taught_by == [teacher.name for teacher in teachers])
 
 
 def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
@@ -157,13 +140,12 @@ def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
 
 def _peer_results(
     peer: PublishedNetwork, split: tuple[Sequence[Clip], Sequence[Clip]], recipe: Recipe, *, fold: int
-) -> list[FoldResult]:
+) -> list[FoldPredictions]:
     train_clips, test_clips = split
     noise_rows = _noise_embeddings(peer, recipe)
     test_rows = peer.embeddings_of(test_clips)
     counts = [len(rows) for rows in test_rows]
-    targets = [LABELS.index(clip.label) for clip in test_clips]
-    results = []
+    runs = []
     for seed in PEER_SEEDS:
         kept, held = split_by_recording(train_clips, fraction=VALIDATION_FRACTION, seed=seed)
         x, y = _rows(peer, kept)
@@ -171,8 +153,9 @@ def _peer_results(
         y = np.concatenate([y, np.full(len(noise_rows), LABELS.index(BACKGROUND), np.int64)])
         classifier = train_mlp((x, y), _rows(peer, held), n_labels=len(LABELS), seed=seed)
         likelihoods = classifier.predict(np.concatenate(test_rows), batch_size=512, verbose=0)
-        results.append(FoldResult(f"{peer.name} + MLP", fold, seed, confusion(likelihoods, counts, targets)))
-    return results
+        system = f"{peer.name} + MLP"
+        runs.append(predictions_of(test_clips, likelihoods, counts, system=system, fold=fold, seed=seed))
+    return runs
 
 
 def _noise_embeddings(peer: PublishedNetwork, recipe: Recipe) -> FloatArray:
@@ -187,23 +170,6 @@ def _rows(peer: PublishedNetwork, clips: Sequence[Clip]) -> tuple[FloatArray, ND
     rows = peer.embeddings_of(clips)
     targets = [LABELS.index(clip.label) for clip in clips]
     return np.concatenate(rows), clip_targets(targets, [len(row) for row in rows])
-
-
-def confusion(likelihoods: FloatArray, counts: Sequence[int], targets: Sequence[int]) -> list[list[int]]:
-    """Judge each clip by the sum of its windows' likelihoods.
-
-    Args:
-        likelihoods: float32 (n_windows, n_labels), the clips one after the other.
-        counts: windows of each clip.
-        targets: label index of each clip.
-    """
-    matrix = np.zeros((likelihoods.shape[1], likelihoods.shape[1]), np.int64)
-    start = 0
-    for count, target in zip(counts, targets, strict=True):
-        matrix[target, likelihoods[start : start + count].sum(axis=0).argmax()] += 1
-        start += count
-    counted: list[list[int]] = matrix.tolist()
-    return counted
 
 
 def tables(results: Sequence[FoldResult]) -> str:

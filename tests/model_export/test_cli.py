@@ -2,13 +2,29 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from agent.model_card import load_model_folder
 from model_export import cli
+from model_export.results import write_predictions, write_results
 from tests.model_export.conftest import SMALL_RECIPE
+from tests.model_export.predicted import predicted
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """What a cross-validation of two systems on one fold wrote."""
+    rows = [("a", "siren", "siren", 0.9), ("b", "siren", "drilling", 0.6), ("c", "background", "background", 0.7)]
+    runs = [predicted(rows), predicted(rows, system="peer")]
+    folder = tmp_path / "results"
+    (folder / "fold1").mkdir(parents=True)
+    write_predictions(runs, folder / "fold1" / "predictions.csv")
+    write_results([run.result for run in runs], folder / "crossvalidation.json")
+    return folder
 
 
 def test_build_makes_a_verified_model_by_one_command(
@@ -84,3 +100,62 @@ def test_no_epochs_are_refused(
 
     assert code == 2
     assert "--epochs 0: expected 1 or more" in capsys.readouterr().err
+
+
+def test_folds_that_are_not_there_are_refused(
+    data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message says which folds there are."""
+    us8k, esc10 = data_sets
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+
+    code = cli.main(["crossvalidate", *data, "--out", str(tmp_path), "--folds", "1", "7"])
+
+    assert code == 2
+    assert f"--folds 7: not in --us8k {us8k}, expected of 1, 2" in capsys.readouterr().err
+
+
+def test_evaluate_prints_writes_and_draws(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tables on standard output; all figures as JSON and pictures where they are asked for."""
+    figures, plots = tmp_path / "new" / "figures.json", tmp_path / "plots"
+
+    code = cli.main(["evaluate", "--results", str(results), "--json", str(figures), "--plots", str(plots)])
+
+    assert code == 0
+    assert capsys.readouterr().out.startswith("# Cross-validation\n")
+    written = json.loads(figures.read_text())
+    assert written["systems"][0]["accuracy"]["1"]["value"] == 0.5
+    assert written["tests"][0]["system"] == "peer"
+    assert len(list(plots.glob("*.png"))) == 3
+
+
+def test_evaluate_needs_no_tensorflow(results: Path) -> None:
+    """Others can judge the results with the agent's own requirements, without pictures."""
+    blocked = "import sys; sys.modules |= dict.fromkeys(['tensorflow', 'keras', 'matplotlib']); "
+    program = f"{blocked}from model_export.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "evaluate", "--results", str(results)]
+
+    without_pictures = subprocess.run(command, capture_output=True, text=True, check=False)
+    with_pictures = subprocess.run([*command, "--plots", "x"], capture_output=True, text=True, check=False)
+
+    assert without_pictures.returncode == 0
+    assert with_pictures.returncode == 1
+    assert "matplotlib is not installed; pip install 'urban-sound-agent[plot]'" in with_pictures.stderr
+
+
+def test_evaluate_names_a_folder_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pointing at the wrong place is a usage error that says what was expected there."""
+    code = cli.main(["evaluate", "--results", str(tmp_path)])
+
+    assert code == 2
+    assert f"{tmp_path / 'crossvalidation.json'}: No such file" in capsys.readouterr().err
+
+
+def test_evaluate_names_what_it_cannot_write(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables are printed all the same."""
+    code = cli.main(["evaluate", "--results", str(results), "--json", str(results / "crossvalidation.json" / "x")])
+
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out.startswith("# Cross-validation\n")
+    assert str(results / "crossvalidation.json") in printed.err

@@ -1,0 +1,51 @@
+"""The text of an evaluation."""
+
+from model_export.evaluate import evaluate
+from model_export.report import report, table
+from tests.model_export.predicted import predicted
+
+ROWS = [
+    ("a", "siren", "siren", 0.9),
+    ("a", "siren", "siren", 0.9),
+    ("b", "siren", "drilling", 0.9),
+    ("c", "dog_bark", "dog_bark", 0.9),
+    ("d", "background", "background", 0.9),
+]
+WORSE = [("a", "siren", "drilling", 0.9), *ROWS[1:]]
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines with single blanks."""
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_columns_line_up() -> None:
+    """The table is Markdown, and can be read as it stands."""
+    assert table(["name", "n"], [["a", "100"], ["longer", "2"]]).splitlines() == [
+        "| name   |   n |",
+        "| ------ | --: |",
+        "| a      | 100 |",
+        "| longer |   2 |",
+    ]
+
+
+def test_every_figure_has_its_place() -> None:
+    """Accuracy and recall with their errors, background, the test with its n, calibration and confusions."""
+    text = report(evaluate([predicted(ROWS), predicted(WORSE, system="peer")]))
+
+    lines = lines_of(text)
+    assert "| clips of recordings | | 4 of 3 | |" in lines
+    assert any(line.startswith("| l3-edge int8 | 1 | 75.0 ± 21.7 (") for line in lines)
+    assert any(line.startswith("| siren | 3 of 2 | 66.7 ± 27.2 (") for line in lines)
+    assert "| l3-edge int8 | 100.0 ± 0.0 (–) | 0.0 ± 0.0 (0.0) |" in lines  # background
+    assert "| peer | 3 | 1 | 0 | 1 | +16.7 | 0 | 1 |" in lines
+    assert "| l3-edge int8 | 0.900 | 0.800 | 0.100 |" in lines  # calibration
+    assert "| 0.9 to 1.0 | 5 | 0.900 | 0.800 |" in lines
+    assert "| siren | 3 | · | · | · | · | 33 | · | · | · | 67 | · | · |" in lines
+
+
+def test_without_background_clips_nothing_is_said_of_them() -> None:
+    """No recall is invented for what was not in the test."""
+    text = report(evaluate([predicted(ROWS[:4])]))
+
+    assert "| l3-edge int8 | – | 0.0 ± 0.0 (0.0) |" in lines_of(text)
