@@ -439,7 +439,8 @@ def _clip_line(row: Mapping[str, Any]) -> str:
 
 
 def _devices(_options: argparse.Namespace) -> int:
-    from agent.portaudio import configuration_line, list_devices
+    from agent.config import toml_lines
+    from agent.portaudio import list_devices, shortest_name
 
     devices = list_devices()
     if not devices:
@@ -447,10 +448,11 @@ def _devices(_options: argparse.Namespace) -> int:
         return 69
     for device in devices:
         default = "  (default)" if device.is_default else ""
+        line = next(toml_lines({"device": shortest_name(device, devices)}))
         _put(
             f"{device.index:3}  {device.name}{default}\n"
             f"     {device.n_channels} channels, {device.default_sample_rate_hz} Hz, {device.host_api};"
-            f" in the configuration: {configuration_line(device, devices)}\n"
+            f" in the configuration: {line}\n"
         )
     return 0
 

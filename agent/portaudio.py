@@ -96,15 +96,15 @@ def find_device(wanted: str | int | None, devices: Sequence[InputDevice]) -> Inp
     return matches[0]
 
 
-def configuration_line(device: InputDevice, devices: Sequence[InputDevice]) -> str:
-    """What to paste below `[audio]` so that this device is found: its shortest name that means no other one."""
+def shortest_name(device: InputDevice, devices: Sequence[InputDevice]) -> str | int:
+    """What finds this device and no other one: the shortest of its names, or its index."""
     # Without the ALSA name: cards are numbered in the order in which they are found.
     # A name that means no device, or several, is passed over for the next longer one.
     for name in (re.sub(r" \(hw:\d+,\d+\)$", "", device.name), device.name, _full_name(device)):
         with contextlib.suppress(DeviceError):
             if find_device(name, devices) is device:
-                return f"device = {_quoted(name)}"
-    return f"device = {device.index}"
+                return name
+    return device.index
 
 
 def _named(wanted: str, devices: Sequence[InputDevice]) -> list[InputDevice]:
@@ -123,8 +123,7 @@ def _full_name(device: InputDevice) -> str:
 
 
 def _quoted(name: str | int | None) -> str:
-    """A TOML value: JSON's strings are TOML's, but for one character."""
-    return json.dumps(name, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(name, ensure_ascii=False)
 
 
 def _listed(devices: Sequence[InputDevice]) -> str:

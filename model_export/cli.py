@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NOT_MEASURED = "Not measured for this build: run `urbansound-model crossvalidate`, then `package --figures`.\n"
+NOT_MEASURED = "Not measured for this build: run `urbansound-model crossvalidate`, then `package --results`.\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("build", parents=[data, training], help="all steps: train to verify")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
-    command.add_argument("--figures", type=Path, metavar="FILE", help="crossvalidation.json for the model card")
+    command.add_argument("--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote, for the model card")
     command.set_defaults(run=_build)
     command = commands.add_parser("train", parents=[data, training], help="train both networks (Keras)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained networks")
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("package", parents=[data], help="measure the response, write metadata and card")
     command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
     command.add_argument("--model", type=Path, required=True, metavar="DIR", help="what `quantize` wrote")
-    command.add_argument("--figures", type=Path, metavar="FILE", help="crossvalidation.json for the model card")
+    command.add_argument("--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote, for the model card")
     command.set_defaults(run=_package)
     command = commands.add_parser("verify", parents=[data], help="hold Keras, TFLite and the agent against each other")
     command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
@@ -145,18 +145,18 @@ def _quantize(options: argparse.Namespace) -> None:
 
 def _package(options: argparse.Namespace) -> None:
     from agent.inference import Classifier
-    from model_export.crossvalidate import tables
+    from model_export.evaluate import evaluate_folder
     from model_export.package import write_card, write_document
+    from model_export.report import summary
     from model_export.response import measure_response
-    from model_export.results import read_results
     from model_export.train import TRAINING_NAME
 
+    figures = summary(evaluate_folder(options.results)) if options.results else NOT_MEASURED
     model = write_card(options.model, onset_response_s=0.5, offset_response_s=0.5)
     clips = [clip for clip in _clips(options) if clip.dataset == "us8k"]
     response = measure_response(Classifier(model), model.card.front_end, clips, n_clips=120, seed=0)
     print(f"response: onset {response.onset_s} s, offset {response.offset_s} s, {response.n_clips} clips")
     model = write_card(options.model, onset_response_s=response.onset_s, offset_response_s=response.offset_s)
-    figures = tables(read_results(options.figures)) if options.figures else NOT_MEASURED
     training = json.loads((options.networks / TRAINING_NAME).read_text(encoding="utf-8"))
     write_document(model, training, figures)
     print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
@@ -182,8 +182,10 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _crossvalidate(options: argparse.Namespace) -> None:
-    from model_export.crossvalidate import crossvalidate, tables
+    from model_export.crossvalidate import crossvalidate
+    from model_export.evaluate import evaluate
     from model_export.published import PublishedNetwork
+    from model_export.report import summary
 
     clips = _clips(options)
     folds = sorted({clip.fold for clip in clips if clip.dataset == "us8k"})
@@ -192,7 +194,7 @@ def _crossvalidate(options: argparse.Namespace) -> None:
         raise UsageError(
             f"--folds {unknown[0]}: not in --us8k {options.us8k}, expected of {', '.join(map(str, folds))}"
         )
-    results = crossvalidate(
+    runs = crossvalidate(
         clips,
         _recipe(options),
         options.out,
@@ -201,19 +203,18 @@ def _crossvalidate(options: argparse.Namespace) -> None:
         teachers=[PublishedNetwork(file, cache=options.out) for file in options.teacher],
         num_threads=options.threads,
     )
-    print(tables(results))
+    print(summary(evaluate(runs)), end="")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     import dataclasses
 
-    from model_export.evaluate import evaluate
+    from model_export.evaluate import evaluate_folder
     from model_export.report import report
-    from model_export.results import read_folder
 
     if options.plots:
         from model_export.diagrams import draw  # first of all: what is not installed is said before the work
-    evaluation = evaluate(read_folder(options.results))
+    evaluation = evaluate_folder(options.results)
     print(report(evaluation), end="")
     try:
         if options.json:

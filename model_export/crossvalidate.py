@@ -1,9 +1,8 @@
 """Cross-validation over the folds of UrbanSound8K: our network and its peers on the same clips, by the same rules.
 
-In: clips. Out: `crossvalidation.json`, each fold's `predictions.csv`, and a table. For each fold the network is trained
-on the other folds (no recording of the fold is in training), quantized, and run through the agent's own front end and
-inference, and once more in float; peers are embedded, and the paper's MLP is trained on their embeddings. A clip's
-label is the largest sum of likelihoods over its windows, each 0.1 s; `background` for a street sound is a mistake.
+In: clips. Out: `predictions.csv`. For each fold the network is trained on the other folds (no recording of the fold is
+in training), quantized, and run through the agent's own front end and inference, and once more in float; peers are
+embedded, and the paper's MLP is trained on their embeddings. What the predictions are worth, `evaluate` says.
 """
 
 import json
@@ -28,13 +27,10 @@ from model_export.results import (
     OURS,
     OURS_FLOAT,
     PREDICTIONS_NAME,
-    RESULT_NAME,
     FoldPredictions,
-    FoldResult,
     predictions_of,
-    read_results,
+    read_predictions,
     write_predictions,
-    write_results,
 )
 from model_export.train import TRAINING_NAME, Recipe, train
 
@@ -53,13 +49,16 @@ def crossvalidate(
     peers: Sequence[PublishedNetwork],
     teachers: Sequence[PublishedNetwork] = (),
     num_threads: int,
-) -> list[FoldResult]:
+) -> list[FoldPredictions]:
     """Train and test on each fold.
 
     What stands in `out` from a run of the same recipe and teachers is used again: networks and finished folds. A fold
     whose networks are there but not all of its predictions is tested again, without training.
+
+    Returns:
+        what stands in `out / PREDICTIONS_NAME`: the predictions of these folds.
     """
-    results: list[FoldResult] = []
+    runs: list[FoldPredictions] = []
     systems = [OURS, OURS_FLOAT, *(f"{peer.name} + MLP" for peer in peers)]
     for fold in folds:
         work = out / f"fold{fold}"
@@ -71,28 +70,18 @@ def crossvalidate(
             for peer in peers:
                 tested += _peer_results(peer, split, recipe, fold=fold)
             write_predictions(tested, work / PREDICTIONS_NAME)
-            write_results([run.result for run in tested], work / RESULT_NAME)
-        results += read_results(work / RESULT_NAME)
-        for result in results:
-            if result.fold == fold:
-                log.info(
-                    "crossvalidate.fold fold=%d system=%s seed=%d accuracy=%.3f",
-                    fold,
-                    result.system,
-                    result.seed,
-                    result.accuracy,
-                )
-    write_results(results, out / RESULT_NAME)
-    return results
+        runs += read_predictions(work / PREDICTIONS_NAME)
+        log.info("crossvalidate.tested fold=%d", fold)
+    write_predictions(runs, out / PREDICTIONS_NAME)
+    return runs
 
 
 def _is_done(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork], systems: Sequence[str]) -> bool:
-    file = work / RESULT_NAME
+    file = work / PREDICTIONS_NAME
     return (
         _is_trained(work, recipe, teachers)
         and file.is_file()
-        and (work / PREDICTIONS_NAME).is_file()
-        and {r.system for r in read_results(file)} == set(systems)
+        and {run.system for run in read_predictions(file)} == set(systems)
     )
 
 
@@ -127,8 +116,7 @@ def _is_trained(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork]
     if not (work / TRAINING_NAME).is_file():
         return False
     record = json.loads((work / TRAINING_NAME).read_text(encoding="utf-8"))
-    taught_by = record.get("teachers", [])  # records made before there were teachers do not name them
-    return bool(record["recipe"] == asdict(recipe) and taught_by == [teacher.name for teacher in teachers])
+    return bool(record["recipe"] == asdict(recipe) and record["teachers"] == [teacher.identity for teacher in teachers])
 
 
 def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
@@ -170,41 +158,3 @@ def _rows(peer: PublishedNetwork, clips: Sequence[Clip]) -> tuple[FloatArray, ND
     rows = peer.embeddings_of(clips)
     targets = [LABELS.index(clip.label) for clip in clips]
     return np.concatenate(rows), clip_targets(targets, [len(row) for row in rows])
-
-
-def tables(results: Sequence[FoldResult]) -> str:
-    """The figures as Markdown: per fold, and per label over all folds."""
-    folds = sorted({result.fold for result in results})
-    systems = list(dict.fromkeys(result.system for result in results))
-    head = ["system", *(f"fold {fold}" for fold in folds), "mean of folds"]
-    lines = [_row(head), _row(["---"] * len(head))]
-    for system in systems:
-        per_fold = [[r.accuracy for r in results if r.system == system and r.fold == fold] for fold in folds]
-        cells = [_percent(values) for values in per_fold]
-        seeds = list(zip(*per_fold, strict=True))
-        lines.append(_row([system, *cells, _percent([float(np.mean(run)) for run in seeds])]))
-    lines += ["", "Recall per label, all folds together:", ""]
-    lines += [_row(["label", "clips", *systems]), _row(["---"] * (len(systems) + 2))]
-    sums = {
-        system: np.sum([np.asarray(r.confusion) for r in results if r.system == system], axis=0) for system in systems
-    }
-    for index, label in enumerate(LABELS):
-        n_clips = sum(
-            sum(r.confusion[index])
-            for r in results
-            if r.system == systems[0] and r.seed == next(q.seed for q in results if q.system == systems[0])
-        )
-        recalls = [f"{100 * sums[s][index, index] / max(1, sums[s][index].sum()):.1f} %" for s in systems]
-        lines.append(_row([label, str(n_clips), *recalls]))
-    return "\n".join(lines) + "\n"
-
-
-def _percent(values: Sequence[float]) -> str:
-    mean = 100 * float(np.mean(values))
-    if len(values) == 1:
-        return f"{mean:.1f} %"
-    return f"{mean:.1f} ± {100 * float(np.std(values, ddof=1)):.1f} %"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from model_export.evaluate import N_BINS, Evaluation, SystemFigures
+from model_export.calibration import N_BINS
+from model_export.evaluate import Evaluation, SystemFigures
 
 DOTS_PER_INCH = 130
 INK, FAINT, SHADE, BLUE = "#22272e", "#c3c9d2", "#eef0f3", "#2e86ab"

@@ -6,21 +6,20 @@ by the mean over its runs. Street sounds are all labels but `background`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from agent.errors import UsageError
+from model_export.calibration import Calibration, Floats, calibration_of
 from model_export.clips import BACKGROUND, LABELS
-from model_export.results import OURS, FoldPredictions
+from model_export.results import OURS, PREDICTIONS_NAME, FoldPredictions, read_predictions
 
 N_DRAWS = 2_000
 BOOTSTRAP_SEED = 0
-N_BINS = 10
 BACKGROUND_INDEX = LABELS.index(BACKGROUND)
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,45 +39,6 @@ class Rate:
     recordings: int
     binomial_error: float
     recording_error: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """The clips whose likelihood lies between two bounds.
-
-    Attributes:
-        lower, upper: the bounds; the lower one belongs to the bin, and 1 to the last.
-        clips: how many; a fraction where several runs are averaged.
-        likelihood: their mean.
-        right: fraction of them for which the label is true.
-    """
-
-    lower: float
-    upper: float
-    clips: float
-    likelihood: float
-    right: float
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Whether a clip's likelihood can be read as how often it is right.
-
-    Attributes:
-        likelihood: mean of the clips' largest likelihoods; above `right`, the system is too sure of itself.
-        right: fraction of the clips, background among them, whose largest likelihood is that of the true label.
-        error: expected calibration error of the largest likelihood, 0 to 1.
-        bins: the reliability table behind it, without empty bins.
-        label_errors: for each label, expected calibration error of that label's likelihood over all clips.
-
-    Source: Guo et al., ICML 2017 (largest likelihood); Nixon et al., CVPR workshops 2019 (each label).
-    """
-
-    likelihood: float
-    right: float
-    error: float
-    bins: list[Bin]
-    label_errors: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +161,8 @@ def evaluate(runs: Sequence[FoldPredictions]) -> Evaluation:
         runs: the predictions of each fold, system and seed; on each fold, all systems on the same clips.
 
     Raises:
-        UsageError: a system was not tested on all folds, ours is not among them, or a fold has no street sound.
+        UsageError: ours is not among the systems, the systems were not tested on the same clips of the same folds, or
+            a fold has no street sound.
     """
     by_system: dict[str, list[FoldPredictions]] = {}
     for run in runs:
@@ -213,7 +174,10 @@ def evaluate(runs: Sequence[FoldPredictions]) -> Evaluation:
             raise UsageError(f"{system} was tested on fold {tested}, expected all of {', '.join(map(str, folds))}")
     if OURS not in by_system:
         raise UsageError(f"tested were {', '.join(by_system)}, expected {OURS} among them")
+    tested_on = {run.fold: (run.clips, run.recordings) for run in runs}
     for run in runs:
+        if (run.clips, run.recordings) != tested_on[run.fold]:
+            raise UsageError(f"fold {run.fold}: its systems were tested on different clips, expected the same")
         if (run.targets == BACKGROUND_INDEX).all():
             raise UsageError(f"fold {run.fold}: no street sound among its {len(run.targets)} clips, expected some")
     judged = {system: judgements(its_runs) for system, its_runs in by_system.items()}
@@ -222,6 +186,15 @@ def evaluate(runs: Sequence[FoldPredictions]) -> Evaluation:
         systems=[_figures(system, judged[system]) for system in by_system],
         tests=[paired_test(system, judged[OURS], judged[system]) for system in by_system if system != OURS],
     )
+
+
+def evaluate_folder(folder: Path) -> Evaluation:
+    """All figures of what `crossvalidate` wrote into a folder.
+
+    Raises:
+        UsageError: it wrote nothing there, or something that cannot be evaluated.
+    """
+    return evaluate(read_predictions(folder / PREDICTIONS_NAME))
 
 
 def _figures(system: str, judged: Judgements) -> SystemFigures:
@@ -242,7 +215,7 @@ def _figures(system: str, judged: Judgements) -> SystemFigures:
         recall=recall,
         street_missed=_rate(judged, street, judged.predicted == BACKGROUND_INDEX),
         confusion=np.round(confusion, 4).tolist(),
-        calibration=calibration(judged),
+        calibration=calibration_of(judged.likelihoods, judged.targets, judged.weights),
     )
 
 
@@ -285,49 +258,6 @@ def rate(is_so: ArrayLike, weights: ArrayLike, recordings: ArrayLike) -> Rate:
         binomial_error=float(np.sqrt(value * (1.0 - value) / clips.sum())),
         recording_error=recording_error,
     )
-
-
-def calibration(judged: Judgements) -> Calibration:
-    """Hold likelihoods against how often they are right, clip by clip, background among them."""
-    largest = judged.likelihoods.max(axis=1)
-    bins = reliability(largest, judged.is_right, judged.weights)
-    return Calibration(
-        likelihood=float(np.average(largest, weights=judged.weights)),
-        right=float(np.average(judged.is_right, weights=judged.weights)),
-        error=calibration_error(bins),
-        bins=bins,
-        label_errors={
-            label: calibration_error(reliability(judged.likelihoods[:, index], judged.targets == index, judged.weights))
-            for index, label in enumerate(LABELS)
-        },
-    )
-
-
-def reliability(likelihoods: Floats, is_right: NDArray[np.bool_], weights: Floats) -> list[Bin]:
-    """Clips by likelihood, in `N_BINS` bins of the same width; empty ones are left out.
-
-    Args:
-        likelihoods: float64 (n,).
-        is_right: bool (n,).
-        weights: float64 (n,).
-    """
-    places = np.minimum((likelihoods * N_BINS).astype(np.int64), N_BINS - 1)
-    return [
-        Bin(
-            lower=place / N_BINS,
-            upper=(place + 1) / N_BINS,
-            clips=float(weights[places == place].sum()),
-            likelihood=float(np.average(likelihoods[places == place], weights=weights[places == place])),
-            right=float(np.average(is_right[places == place], weights=weights[places == place])),
-        )
-        for place in np.unique(places).tolist()
-    ]
-
-
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """How far likelihood and truth are apart, in the mean over the clips: 0 is perfect."""
-    gaps = [abs(one.likelihood - one.right) for one in bins]
-    return float(np.average(gaps, weights=[one.clips for one in bins]))
 
 
 def paired_test(system: str, ours: Judgements, other: Judgements) -> PairedTest:

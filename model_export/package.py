@@ -131,10 +131,11 @@ def _folds(folds: dict[str, list[int]]) -> str:
     return "; ".join(f"{dataset}: folds {', '.join(map(str, numbers))}" for dataset, numbers in folds.items())
 
 
-def _taught_by(teachers: list[str]) -> str:
+def _taught_by(teachers: list[dict[str, str]]) -> str:
     if not teachers:
         return "It learnt from the labels alone."
-    return f"Besides the labels it learnt to predict the embedding of: {', '.join(teachers)}."
+    names = ", ".join(f"{teacher['name']} (SHA-256 {teacher['sha256']})" for teacher in teachers)
+    return f"Besides the labels it learnt to predict the embedding of {names}."
 
 
 def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -> None:
@@ -143,10 +144,10 @@ def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -
     Args:
         model: the folder with its card.
         training: the record that `train` wrote.
-        figures: the tables of `crossvalidate`, or what is said where they were not measured.
+        figures: the tables of the cross-validation, or what is said where it was not done.
     """
     front_end, recipe = model.card.front_end, training["recipe"]
-    teachers = "".join(f"--teacher {name}.tflite " for name in training["teachers"])
+    teachers = "".join(f"--teacher {teacher['name']}.tflite " for teacher in training["teachers"])
     (model.path / DOCUMENT).write_text(
         f"""# {model.card.name}, version {model.card.version}
 

@@ -16,6 +16,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from agent.errors import ModelError
+from agent.model_card import sha256_of
 from agent.values import FloatArray
 from model_export import networks
 from model_export.clips import Clip
@@ -34,17 +35,23 @@ class PublishedNetwork:
         file: TFLite.
         cache: folder that keeps the embeddings of clips from run to run; none without.
 
+    Attributes:
+        name: of the file.
+        identity: the name and the file's SHA-256, for the record.
+        window_samples: what it hears at once.
+
     Raises:
         ModelError: the file is not TFLite, does not take one float32 waveform, or has no fully connected layer.
     """
 
     def __init__(self, file: Path, cache: Path | None = None) -> None:
         self.name = file.stem
-        self._cache = cache / f"{file.stem}.npz" if cache else None
         try:
             self._interpreter = Interpreter(model_path=str(file), num_threads=1, experimental_preserve_all_tensors=True)
         except (ValueError, OSError) as error:
             raise ModelError(f"network {file}: not a TFLite file ({error})") from error
+        self.identity = {"name": file.stem, "sha256": sha256_of(file)}
+        self._cache = cache / f"{file.stem}-{self.identity['sha256'][:12]}.npz" if cache else None
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         shape = tuple(self._input["shape"])

@@ -5,11 +5,17 @@ In: an `Evaluation`. Out: text.
 
 from collections.abc import Iterator, Sequence
 
+from model_export.calibration import N_BINS
 from model_export.clips import BACKGROUND, LABELS
-from model_export.evaluate import N_BINS, Evaluation, PairedTest, Rate, SystemFigures
+from model_export.evaluate import Evaluation, PairedTest, Rate, SystemFigures
 from model_export.results import OURS
 
 ABBREVIATION = 5  # letters of a label at the head of a column
+
+
+def summary(evaluation: Evaluation) -> str:
+    """How often what is recognised, as Markdown without headings."""
+    return "\n\n".join([*_accuracy_part(evaluation.systems), *_recall_part(evaluation.systems)]) + "\n"
 
 
 def report(evaluation: Evaluation) -> str:
@@ -17,10 +23,7 @@ def report(evaluation: Evaluation) -> str:
     systems = evaluation.systems
     parts = [
         "# Cross-validation",
-        "Percent of the clips ± binomial standard error (standard error by bootstrap over recordings: clips of one\n"
-        "recording are not independent).",
-        *_accuracy_part(systems),
-        *_recall_part(systems),
+        summary(evaluation).rstrip(),
         *_background_part(systems),
         *_test_part(evaluation.tests),
         *_calibration_part(systems),
@@ -30,7 +33,10 @@ def report(evaluation: Evaluation) -> str:
 
 
 def _accuracy_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
-    yield "## Accuracy on street sounds, each fold"
+    yield (
+        "Accuracy on street sounds, each fold: percent of the clips ± binomial standard error (standard error by\n"
+        "bootstrap over recordings: clips of one recording are not independent)."
+    )
     clips = [_size(rate) for rate in systems[0].accuracy.values()]
     rows = [
         [one.system, str(one.runs), *map(_cell, one.accuracy.values()), _cell(one.mean_accuracy)] for one in systems
@@ -42,7 +48,7 @@ def _accuracy_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
 
 
 def _recall_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
-    yield "## Recall of each label, all folds together"
+    yield "Recall of each label, all folds together:"
     yield table(
         ["label", "clips of recordings", *(one.system for one in systems)],
         [

@@ -142,7 +142,7 @@ def train(
             dataset: sorted({clip.fold for clip in clips if clip.dataset == dataset})
             for dataset in sorted({clip.dataset for clip in clips})
         },
-        "teachers": [teacher.name for teacher in teachers],
+        "teachers": [teacher.identity for teacher in teachers],
         "parameters": embedding.count_params() + classifier.count_params(),
         "losses": losses,
         "duration_s": round(time.monotonic() - started),

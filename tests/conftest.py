@@ -11,7 +11,17 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 # A shell that starts the tests in the background has them ignore SIGINT, and the commands that they start inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What hears sound in real time, or trains a network.
+SLOW_FIXTURES = {"sound_server", "trained"}
+
 pytest_plugins = ["tests.broker", "tests.commands", "tests.sound_server", "tests.street"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark what takes long by what it needs."""
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

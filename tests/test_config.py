@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agent.config import Config, load_config
+from agent.config import Config, load_config, toml_lines
 from agent.errors import ConfigError
 from agent.model_card import EventNumbers
 from tests.conftest import REPOSITORY
@@ -291,3 +291,14 @@ def test_the_reference_states_the_range(name: str) -> None:
 
     assert bounds
     assert [bound for bound in bounds if bound not in stated] == []
+
+
+def test_a_table_written_as_toml_is_read_as_it_was() -> None:
+    """Whatever stands in its texts and keys; values come before tables, as TOML wants it."""
+    table = {
+        "audio": {"device": 'a "mic" \\ \x7f\u00e9', "channel": 2, "ratio": 0.5, "on": True},
+        "events": {"default": {"on": 0.5}, "classes": {"dog bark": {"on": 0.6}}},
+        "name": "x",
+    }
+
+    assert tomllib.loads("\n".join(toml_lines(table))) == table

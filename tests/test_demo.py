@@ -165,6 +165,7 @@ def processes_of(tmp_path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mosquitto")
 def test_the_demo_shows_events_that_came_from_a_broker(tmp_path: Path) -> None:
     """One command: events appear as a broker delivers them, a picture is written, and nothing stays behind."""
@@ -184,6 +185,7 @@ def test_the_demo_shows_events_that_came_from_a_broker(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["build"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mosquitto")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, sent: signal.Signals, code: int) -> None:

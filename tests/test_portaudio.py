@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 
 import pytest
 
 from agent.errors import DeviceAwayError, DeviceError
 from agent.mono import Channel
-from agent.portaudio import InputDevice, channels_to_open, configuration_line, find_device
+from agent.portaudio import InputDevice, channels_to_open, find_device, shortest_name
 from tests.sound_server import SoundServer
 
 DEVICES = (
@@ -78,17 +77,15 @@ def test_no_device_at_all_is_told() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: str(device.index))
-def test_the_pasted_configuration_finds_the_device(device: InputDevice) -> None:
-    """What `devices` prints is TOML, and means exactly the device beside which it is printed."""
-    line = configuration_line(device, DEVICES)
-
-    assert find_device(tomllib.loads(line)["device"], DEVICES) is device
+def test_the_shortest_name_finds_the_device(device: InputDevice) -> None:
+    """It means exactly the device that it was made for."""
+    assert find_device(shortest_name(device, DEVICES), DEVICES) is device
 
 
-def test_the_pasted_configuration_survives_a_new_numbering() -> None:
+def test_the_shortest_name_survives_a_new_numbering() -> None:
     """A device is named without its card's number wherever the rest of the name is enough."""
-    assert configuration_line(DEVICES[1], DEVICES) == 'device = "USB PnP Sound Device: Audio"'
-    assert configuration_line(DEVICES[2], DEVICES) == 'device = "AudioMoth: USB Audio (hw:2,0)"'
+    assert shortest_name(DEVICES[1], DEVICES) == "USB PnP Sound Device: Audio"
+    assert shortest_name(DEVICES[2], DEVICES) == "AudioMoth: USB Audio (hw:2,0)"
 
 
 @pytest.mark.parametrize(
@@ -131,12 +128,12 @@ def test_without_portaudio_the_message_says_what_to_install(call: str) -> None:
 
 
 def test_the_devices_of_a_real_sound_system_are_listed(sound_server: SoundServer) -> None:
-    """The list names the devices that can be opened, with rate and channels, and what to paste for each."""
+    """The list names the devices that can be opened, with rate and channels, and what to call each."""
     program = (
         "import json\n"
-        "from agent.portaudio import configuration_line, list_devices\n"
+        "from agent.portaudio import list_devices, shortest_name\n"
         "devices = list_devices()\n"
-        "lines = {d.name: [configuration_line(d, devices), d.is_default, d.n_channels > 0] for d in devices}\n"
+        "lines = {d.name: [shortest_name(d, devices), d.is_default, d.n_channels > 0] for d in devices}\n"
         "print(json.dumps(lines))\n"
     )
     environment = sound_server.environment | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -145,5 +142,5 @@ def test_the_devices_of_a_real_sound_system_are_listed(sound_server: SoundServer
     )
 
     devices = json.loads(listed.stdout)
-    assert devices["testmic"] == ['device = "testmic"', False, True]
-    assert devices["default"] == ['device = "default"', True, True]
+    assert devices["testmic"] == ["testmic", False, True]
+    assert devices["default"] == ["default", True, True]

@@ -58,7 +58,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(3)
     first, second = (tf.constant(rng.normal(size=shape), tf.float32) for shape in ((6, 390), (4, 6)))
 
-    @tf.function(input_signature=[tf.TensorSpec([15_600], tf.float32)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec([15_600], tf.float32)])  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def scores(waveform: tf.Tensor) -> tf.Tensor:
         power = tf.math.log(tf.reduce_mean(tf.reshape(waveform, [1, 390, 40]) ** 2, axis=2) + 1e-6)
         embedding = tf.nn.relu(tf.linalg.matmul(power, first, transpose_b=True))

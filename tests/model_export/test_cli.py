@@ -10,7 +10,7 @@ import pytest
 
 from agent.model_card import load_model_folder
 from model_export import cli
-from model_export.results import write_predictions, write_results
+from model_export.results import write_predictions
 from tests.model_export.conftest import SMALL_RECIPE
 from tests.model_export.predicted import predicted
 
@@ -21,12 +21,12 @@ def results(tmp_path: Path) -> Path:
     rows = [("a", "siren", "siren", 0.9), ("b", "siren", "drilling", 0.6), ("c", "background", "background", 0.7)]
     runs = [predicted(rows), predicted(rows, system="peer")]
     folder = tmp_path / "results"
-    (folder / "fold1").mkdir(parents=True)
-    write_predictions(runs, folder / "fold1" / "predictions.csv")
-    write_results([run.result for run in runs], folder / "crossvalidation.json")
+    folder.mkdir()
+    write_predictions(runs, folder / "predictions.csv")
     return folder
 
 
+@pytest.mark.slow
 def test_build_makes_a_verified_model_by_one_command(
     data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,14 +148,14 @@ def test_evaluate_names_a_folder_without_results(tmp_path: Path, capsys: pytest.
     code = cli.main(["evaluate", "--results", str(tmp_path)])
 
     assert code == 2
-    assert f"{tmp_path / 'crossvalidation.json'}: No such file" in capsys.readouterr().err
+    assert f"{tmp_path / 'predictions.csv'}: No such file" in capsys.readouterr().err
 
 
 def test_evaluate_names_what_it_cannot_write(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The tables are printed all the same."""
-    code = cli.main(["evaluate", "--results", str(results), "--json", str(results / "crossvalidation.json" / "x")])
+    code = cli.main(["evaluate", "--results", str(results), "--json", str(results / "predictions.csv" / "x")])
 
     printed = capsys.readouterr()
     assert code == 2
     assert printed.out.startswith("# Cross-validation\n")
-    assert str(results / "crossvalidation.json") in printed.err
+    assert str(results / "predictions.csv") in printed.err

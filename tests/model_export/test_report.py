@@ -1,7 +1,7 @@
 """The text of an evaluation."""
 
 from model_export.evaluate import evaluate
-from model_export.report import report, table
+from model_export.report import report, summary, table
 from tests.model_export.predicted import predicted
 
 ROWS = [
@@ -42,6 +42,17 @@ def test_every_figure_has_its_place() -> None:
     assert "| l3-edge int8 | 0.900 | 0.800 | 0.100 |" in lines  # calibration
     assert "| 0.9 to 1.0 | 5 | 0.900 | 0.800 |" in lines
     assert "| siren | 3 | · | · | · | · | 33 | · | · | · | 67 | · | · |" in lines
+
+
+def test_the_summary_is_the_first_part() -> None:
+    """For a model card: accuracy and recall, without headings of its own."""
+    evaluation = evaluate([predicted(ROWS)])
+
+    text = summary(evaluation)
+
+    assert text.rstrip() in report(evaluation)
+    assert "| siren | 3 of 2 |" in "\n".join(lines_of(text))
+    assert "#" not in text
 
 
 def test_without_background_clips_nothing_is_said_of_them() -> None:

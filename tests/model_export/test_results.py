@@ -1,6 +1,5 @@
-"""What cross-validation measured, and its files."""
+"""What cross-validation measured, and its file."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,28 +7,10 @@ import pytest
 
 from agent.errors import UsageError
 from model_export.clips import LABELS, Clip
-from model_export.results import (
-    COLUMNS,
-    FoldResult,
-    predictions_of,
-    read_folder,
-    read_predictions,
-    read_results,
-    write_predictions,
-    write_results,
-)
+from model_export.results import COLUMNS, predictions_of, read_predictions, write_predictions
 from tests.model_export.predicted import predicted
 
 ROWS = [("r1", "siren", "siren", 0.9), ("r1", "siren", "dog_bark", 0.6), ("r2", "background", "background", 0.8)]
-
-
-def write_folder(folder: Path) -> Path:
-    """Two systems on one fold."""
-    runs = [predicted(ROWS), predicted(ROWS[::-1][1:2] + ROWS[:1] + ROWS[2:], system="peer")]
-    (folder / "fold1").mkdir(parents=True)
-    write_predictions(runs, folder / "fold1" / "predictions.csv")
-    write_results([run.result for run in runs], folder / "crossvalidation.json")
-    return folder
 
 
 def test_a_clip_is_judged_by_the_sum_of_its_windows() -> None:
@@ -41,95 +22,47 @@ def test_a_clip_is_judged_by_the_sum_of_its_windows() -> None:
     run = predictions_of(clips, likelihoods, [3, 1], system="x", fold=1, seed=0)
 
     np.testing.assert_array_equal(run.likelihoods[:, :2], [[0.5667, 0.4333], [0.2, 0.8]])
-    assert run.result.confusion[0][:2] == [1, 1]
+    assert run.likelihoods.argmax(axis=1).tolist() == [0, 1]
     assert run.clips == ("us8k a.wav", "us8k b.wav")
 
 
-def test_background_for_a_street_sound_is_a_mistake() -> None:
-    """Accuracy is over the street's labels; background clips themselves do not count."""
-    matrix = np.zeros((len(LABELS), len(LABELS)), int)
-    matrix[0, 0], matrix[0, -1], matrix[-1, -1] = 3, 1, 50
-
-    assert FoldResult("x", 1, 0, matrix.tolist()).accuracy == 0.75
-
-
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
-    """Counts and predictions survive the way through their files."""
-    run = predicted(ROWS, seed=7)
-    write_predictions([run], tmp_path / "predictions.csv")
-    write_results([run.result], tmp_path / "crossvalidation.json")
+    """Runs survive the way through their file, each with its fold, system and seed."""
+    runs = [predicted(ROWS, seed=7), predicted(ROWS[:2], fold=2), predicted(ROWS, system="peer")]
+    write_predictions(runs, tmp_path / "predictions.csv")
 
-    (again,) = read_predictions(tmp_path / "predictions.csv", fold=1)
+    read = read_predictions(tmp_path / "predictions.csv")
 
-    assert (again.system, again.fold, again.seed) == (run.system, 1, 7)
-    assert (again.clips, again.recordings) == (run.clips, run.recordings)
-    np.testing.assert_array_equal(again.targets, run.targets)
-    np.testing.assert_array_equal(again.likelihoods, run.likelihoods)
-    assert read_results(tmp_path / "crossvalidation.json") == [run.result]
-
-
-def test_results_from_before_there_were_predictions_are_read(tmp_path: Path) -> None:
-    """The form of `crossvalidation.json` has not changed."""
-    matrix = np.eye(len(LABELS), dtype=int).tolist()
-    old = [{"system": "l3-edge int8", "fold": 2, "seed": 20190512, "confusion": matrix, "accuracy": 1.0}]
-    (tmp_path / "crossvalidation.json").write_text(json.dumps(old))
-
-    results = read_results(tmp_path / "crossvalidation.json")
-
-    assert results == [FoldResult("l3-edge int8", 2, 20190512, matrix)]
-    write_results(results, tmp_path / "again.json")
-    assert json.loads((tmp_path / "again.json").read_text()) == old
+    for run, again in zip(runs, read, strict=True):
+        assert (again.fold, again.system, again.seed) == (run.fold, run.system, run.seed)
+        assert (again.clips, again.recordings) == (run.clips, run.recordings)
+        np.testing.assert_array_equal(again.targets, run.targets)
+        np.testing.assert_array_equal(again.likelihoods, run.likelihoods)
 
 
-def test_a_folder_gives_the_predictions_of_its_folds(tmp_path: Path) -> None:
-    """A fold that `crossvalidation.json` does not speak of is of another run, and is not read."""
-    folder = write_folder(tmp_path)
-    (folder / "fold2").mkdir()
-    (folder / "fold2" / "predictions.csv").write_text("of another run")
-
-    assert [(run.system, run.fold) for run in read_folder(folder)] == [("l3-edge int8", 1), ("peer", 1)]
-
-
-def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """The message says what is missing and which command writes it."""
-    with pytest.raises(UsageError, match=r"crossvalidation\.json: No such file.*urbansound-model crossvalidate"):
-        read_folder(tmp_path)
+    with pytest.raises(UsageError, match=r"predictions\.csv: No such file.*urbansound-model crossvalidate"):
+        read_predictions(tmp_path / "predictions.csv")
 
 
-def test_a_fold_without_predictions_is_named(tmp_path: Path) -> None:
-    """Results from before there were predictions only need to be tested again."""
-    folder = write_folder(tmp_path)
-    (folder / "fold1" / "predictions.csv").unlink()
+def test_a_file_without_a_clip_is_refused(tmp_path: Path) -> None:
+    """There is nothing to judge."""
+    write_predictions([], tmp_path / "predictions.csv")
 
-    with pytest.raises(UsageError, match=r"fold1/predictions\.csv: No such file.*without training"):
-        read_folder(folder)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "not what"),
-        ("[]", "no fold in it"),
-        ("{", "not what `urbansound-model crossvalidate` writes"),
-        ('[{"system": "x"}]', "0.fold: Field required"),
-    ],
-)
-def test_other_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    """What is not the results of a cross-validation is not taken for them."""
-    (tmp_path / "crossvalidation.json").write_text(text)
-
-    with pytest.raises(UsageError, match=message):
-        read_folder(tmp_path)
+    with pytest.raises(UsageError, match="no clip in it, expected one or more"):
+        read_predictions(tmp_path / "predictions.csv")
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("x,0,us8k a.wav,r1,meow" + ",0.1" * 11, "line 2: label meow, expected one of air_conditioner"),
-        ("x,zero,us8k a.wav,r1,siren" + ",0.1" * 11, "line 2: .*zero"),
-        ("x,0,us8k a.wav,r1,siren" + ",0.1" * 10, "line 2: 15 values, expected 16"),
-        ("x,0,us8k a.wav,r1,siren,nan" + ",0.1" * 10, "line 2: likelihoods nan.*expected 0 to 1"),
-        ("x,0", "line 2: 2 values, expected 16"),
+        ("1,x,0,us8k a.wav,r1,meow" + ",0.1" * 11, "line 2: label meow, expected one of air_conditioner"),
+        ("1,x,zero,us8k a.wav,r1,siren" + ",0.1" * 11, "line 2: .*zero"),
+        ("one,x,0,us8k a.wav,r1,siren" + ",0.1" * 11, "line 2: .*one"),
+        ("1,x,0,us8k a.wav,r1,siren" + ",0.1" * 10, "line 2: 16 values, expected 17"),
+        ("1,x,0,us8k a.wav,r1,siren,nan" + ",0.1" * 10, "line 2: likelihoods nan.*expected 0 to 1"),
+        ("1,x,0", "line 2: 3 values, expected 17"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -138,32 +71,13 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None
     file.write_text(f"{','.join(COLUMNS)}\n{line}\n")
 
     with pytest.raises(UsageError, match=message):
-        read_predictions(file, fold=1)
+        read_predictions(file)
 
 
-def test_other_columns_are_refused(tmp_path: Path) -> None:
-    """A file of another kind is not read as predictions."""
-    (tmp_path / "predictions.csv").write_text("file,label,likelihood\n")
+@pytest.mark.parametrize("content", [b"file,label,likelihood\n", b"", b"\xff\xfe"])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> None:
+    """It is not read as predictions."""
+    (tmp_path / "predictions.csv").write_bytes(content)
 
-    with pytest.raises(UsageError, match="expected the columns system,seed,clip"):
-        read_predictions(tmp_path / "predictions.csv", fold=1)
-
-
-def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
-    """Predictions and counts that do not belong together are not evaluated."""
-    folder = write_folder(tmp_path)
-    write_predictions([predicted(ROWS[:2])], folder / "fold1" / "predictions.csv")
-
-    with pytest.raises(UsageError, match="not the predictions counted in"):
-        read_folder(folder)
-
-
-def test_systems_on_different_clips_are_refused(tmp_path: Path) -> None:
-    """Only what heard the same clips is compared."""
-    folder = write_folder(tmp_path)
-    runs = [predicted(ROWS), predicted(ROWS[:2], system="peer")]
-    write_predictions(runs, folder / "fold1" / "predictions.csv")
-    write_results([run.result for run in runs], folder / "crossvalidation.json")
-
-    with pytest.raises(UsageError, match="different clips"):
-        read_folder(folder)
+    with pytest.raises(UsageError, match=r"expected the columns fold,system,seed,clip|not CSV"):
+        read_predictions(tmp_path / "predictions.csv")

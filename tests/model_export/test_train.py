@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.model_card import sha256_of
 from model_export.clips import urbansound8k
 from model_export.features import all_windows, frames_of_clips
 from model_export.published import PublishedNetwork
@@ -25,6 +26,7 @@ def test_the_loss_falls(trained: Path) -> None:
     assert record["clips"] == 28
 
 
+@pytest.mark.slow
 def test_a_teachers_embedding_is_learnt_besides_the_labels(
     data_sets: tuple[Path, Path], published: Path, tmp_path: Path
 ) -> None:
@@ -35,7 +37,7 @@ def test_a_teachers_embedding_is_learnt_besides_the_labels(
     embedding, classifier = train(clips, recipe, tmp_path, teachers=[PublishedNetwork(published)])
 
     record = json.loads((tmp_path / TRAINING_NAME).read_text())
-    assert record["teachers"] == ["loudness"]
+    assert record["teachers"] == [{"name": "loudness", "sha256": sha256_of(published)}]
     assert record["losses"][-1] < record["losses"][0]
     assert record["parameters"] == embedding.count_params() + classifier.count_params()
 
@@ -55,6 +57,7 @@ def test_lessons_of_several_teachers_stand_side_by_side(data_sets: tuple[Path, P
     assert np.mean(lessons[:, :6] ** 2) == pytest.approx(1.0, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_clip_can_be_trained_on_twice_alike(data_sets: tuple[Path, Path], tmp_path: Path) -> None:
     """With one thread, the same seed gives the same network."""
     clips = urbansound8k(data_sets[0])
