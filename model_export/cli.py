@@ -1,4 +1,4 @@
-"""`urbansound-model`: train, quantize, package, verify, or all of it by `build`; cross-validate, evaluate.
+"""`urbansound-model`: train, quantize, package, verify, or all of it by `build`; cross-validate, evaluate; `head`.
 
 Heavy libraries are imported by the command that needs them. Exit codes as in `agent.errors`.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from agent import __version__
 from agent.errors import AgentError, UsageError
+from agent.model_card import DEFAULT_MODEL
 from model_export import clips as clip_lists
 
 if TYPE_CHECKING:
@@ -74,6 +75,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
     command.add_argument("--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote, for the model card")
     command.set_defaults(run=_build)
+    command = commands.add_parser("head", help="one's own classes on the embedding of a model that is there already")
+    command.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="a folder of recordings for each class"
+    )
+    command.add_argument(
+        "--base",
+        type=Path,
+        default=DEFAULT_MODEL,
+        metavar="DIR",
+        help="the model folder with the embedding (default: the shipped one)",
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    command.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="the folder that keeps embeddings from run to run (default: OUT.embeddings)",
+    )
+    command.add_argument("--learning-curve", action="store_true", help="test with fewer recordings of each class, too")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the training (default: 0)")
+    command.set_defaults(run=_head)
     command = commands.add_parser("train", parents=[data, training], help="train both networks (Keras)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained networks")
     command.set_defaults(run=_train)
@@ -125,6 +147,34 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
     if changes.get("epochs", 1) < 1:
         raise UsageError(f"--epochs {options.epochs}: expected 1 or more")
     return dataclasses.replace(Recipe(), **changes)
+
+
+def _head(options: argparse.Namespace) -> None:
+    from agent.model_card import load_model_folder
+    from model_export.embeddings import EmbeddingCache
+    from model_export.head import cross_validate, train_head, write_head
+    from model_export.package import write_head_document
+    from model_export.report import head_summary
+
+    clips = clip_lists.class_folders(options.data)
+    base = load_model_folder(options.base)
+    if options.out.resolve() == base.path.resolve():
+        raise UsageError(f"--out {options.out}: is the folder of --base, expected another")
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed}: expected 0 or more")
+    cache = options.cache or Path(f"{options.out.resolve()}.embeddings")
+    embeddings = EmbeddingCache(base, cache).embeddings_of(clips)
+    figures = cross_validate(clips, embeddings, seed=options.seed, with_curve=options.learning_curve)
+    text = head_summary(figures)
+    print(text)
+    head = train_head(clips, embeddings, seed=options.seed)
+    model, agreement = write_head(head, base, clips, embeddings, options.out)
+    write_head_document(model, base, text, seed=options.seed)
+    print(
+        f"int8 against float on {agreement.n_windows} windows: same label in {agreement.same_label:.1%} of the "
+        f"{agreement.n_decided} decided ones, mean difference {agreement.mean_difference:.4f}"
+    )
+    print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -1,10 +1,11 @@
 """Labelled recordings: where they are, what they are called, which recording each was cut from.
 
-In: the folders of UrbanSound8K and ESC-10 (or ESC-50), as published or with one `metadata.csv`. Out: `Clip`s.
-Splits go by fold and by recording, never by window.
+In: the folders of UrbanSound8K and ESC-10 (or ESC-50), as published or with one `metadata.csv`; or a folder with one
+folder for each class. Out: `Clip`s. Splits go by fold and by recording, never by window.
 """
 
 import csv
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.errors import UsageError
+from agent.wavfile import walk
 
 URBANSOUND8K_LABELS = (
     "air_conditioner",
@@ -27,6 +29,8 @@ URBANSOUND8K_LABELS = (
 )
 BACKGROUND = "background"
 LABELS = (*URBANSOUND8K_LABELS, BACKGROUND)
+LABEL_PATTERN = r"[a-z0-9][a-z0-9_]*"
+MAX_FOLDS = 5  # of one's own classes
 
 # What ESC-10 adds: its dogs bark like UrbanSound8K's; weather, water, fire and clocks are nothing to tell a city.
 ESC10_LABELS = {
@@ -46,10 +50,10 @@ class Clip:
 
     Attributes:
         file: the sound file.
-        label: one of `LABELS`.
-        dataset: `us8k` or `esc10`.
-        fold: the fold that the data set's authors put it in.
-        recording: the Freesound recording it was cut from: clips of one recording are not independent.
+        label: one of `LABELS`, or one's own.
+        dataset: `us8k`, `esc10` or `own`.
+        fold: the fold that the data set's authors put it in; of one's own classes, the fold it was dealt to.
+        recording: the recording it was cut from: clips of one recording are not independent.
     """
 
     file: Path
@@ -107,6 +111,54 @@ def esc10(folder: Path) -> list[Clip]:
         for clip in clips
         if clip.label in ESC10_LABELS
     ]
+
+
+def class_folders(folder: Path) -> list[Clip]:
+    """One's own clips: a folder for each class, named as the label, and recordings in it.
+
+    A file in the class's folder is a recording. So is a folder there, with all files in it: clips that were cut from
+    one recording belong in a folder of their own. The recordings of each class are dealt to up to `MAX_FOLDS` folds,
+    the same each time.
+
+    Raises:
+        UsageError: no such folder, fewer than two classes, a name that is no label, or fewer than two recordings of
+            a class.
+        RecordingError: a class without recordings, or a folder that cannot be listed.
+    """
+    try:
+        classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UsageError(
+            f"--data {folder}: {error.strerror}; expected a folder with one folder for each class"
+        ) from error
+    if len(classes) < 2:
+        raise UsageError(f"--data {folder}: folders in it: {len(classes)}, expected two or more, one for each class")
+    recordings = {path.name: _recordings_of_class(path) for path in classes}
+    n_folds = min(MAX_FOLDS, *map(len, recordings.values()))
+    rng = np.random.default_rng(0)
+    return [
+        Clip(file, label, "own", 1 + int(place) % n_folds, name)
+        for label, of_class in recordings.items()
+        for (name, files), place in zip(of_class.items(), rng.permutation(len(of_class)), strict=True)
+        for file in files
+    ]
+
+
+def _recordings_of_class(folder: Path) -> dict[str, list[Path]]:
+    """The files of each recording in a class's folder."""
+    if not re.fullmatch(LABEL_PATTERN, folder.name):
+        raise UsageError(f"--data {folder}: {folder.name!r} is no label, expected small letters, digits and _")
+    files, problems = walk([folder])
+    if problems:
+        raise problems[0]
+    recordings: dict[str, list[Path]] = {}
+    for file in files:
+        recordings.setdefault(f"{folder.name}/{file.relative_to(folder).parts[0]}", []).append(file)
+    if len(recordings) < 2:
+        raise UsageError(
+            f"--data {folder}: recordings in it: {len(recordings)}, expected two or more, to test on one of them"
+        )
+    return recordings
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -48,6 +48,9 @@ SPAN_S = 1.0
 DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0)
 CLASS_NUMBERS = {"gun_shot": EventNumbers(min_duration_s=0.1), "dog_bark": EventNumbers(min_duration_s=0.1)}
 
+EMBEDDING_NOTE = TensorNote("embedding", "The embedding of one window, without unit.")
+LIKELIHOODS_NOTE = TensorNote("likelihoods", f"For each label of {LABELS_NAME} a number from 0 to 1 (softmax).")
+
 
 def describe_networks(embedding: Path, classifier: Path) -> None:
     """Write into both TFLite files what they are; what they compute stays the same."""
@@ -62,8 +65,6 @@ def describe_networks(embedding: Path, classifier: Path) -> None:
         f"{numbers.mel_scale.upper()} scale, {numbers.mel_min_hz:.0f} to {numbers.mel_max_hz:.0f} Hz.",
         sample_rate_hz=numbers.sample_rate_hz,
     )
-    vector = TensorNote("embedding", "The embedding of one window, without unit.")
-    likelihoods = TensorNote("likelihoods", f"For each label of {LABELS_NAME} a number from 0 to 1 (softmax).")
     said = Metadata(
         name=NAME,
         description=f"{DESCRIPTION}. This file: window to embedding",
@@ -71,9 +72,14 @@ def describe_networks(embedding: Path, classifier: Path) -> None:
         author=AUTHOR,
         licence=LICENCE,
     )
-    write_metadata(embedding, said, reads=window, answers=vector)
-    said = replace(said, description=f"{DESCRIPTION}. This file: embedding to likelihoods", labels=LABELS)
-    write_metadata(classifier, said, reads=vector, answers=likelihoods)
+    write_metadata(embedding, said, reads=window, answers=EMBEDDING_NOTE)
+    describe_classifier(classifier, replace(said, description=DESCRIPTION, labels=LABELS))
+
+
+def describe_classifier(file: Path, said: Metadata) -> None:
+    """Write into the file of a classifier what it is: the description of the model, and which part of it this is."""
+    said = replace(said, description=f"{said.description}. This file: embedding to likelihoods")
+    write_metadata(file, said, reads=EMBEDDING_NOTE, answers=LIKELIHOODS_NOTE)
 
 
 def network_card(file: Path) -> NetworkCard:
@@ -122,7 +128,16 @@ def write_card(folder: Path, *, onset_response_s: float, offset_response_s: floa
             classes=CLASS_NUMBERS,
         ),
     )
-    text = json.dumps(card.model_dump(mode="json", by_alias=True, exclude_none=True), indent=1)
+    return write_model_json(folder, card)
+
+
+def write_model_json(folder: Path, card: ModelCard) -> ModelFolder:
+    """Write `model.json`, with what was set in the card; load the folder as the agent does.
+
+    Raises:
+        ModelError: the folder is not what the card says.
+    """
+    text = json.dumps(card.model_dump(mode="json", by_alias=True, exclude_unset=True), indent=1)
     (folder / CARD_NAME).write_text(text + "\n", encoding="utf-8")
     return load_model_folder(folder)
 
@@ -192,6 +207,45 @@ Few recordings: many classes were heard from some dozens of places only. Two sou
 
 ## Make it again
 `urbansound-model build --us8k DIR --esc10 DIR {teachers}--out DIR` (seed {recipe["seed"]}).
+""",
+        encoding="utf-8",
+    )
+
+
+def write_head_document(model: ModelFolder, base: ModelFolder, figures: str, *, seed: int) -> None:
+    """Write `MODEL_CARD.md` for a model of one's own classes.
+
+    Args:
+        model: the folder with its card.
+        base: the model whose embedding it stands on.
+        figures: the tables of its cross-validation, which count clips and recordings.
+        seed: of the training.
+    """
+    below = base.card
+    (model.path / DOCUMENT).write_text(
+        f"""# {model.card.name}, version {model.card.version}
+
+{model.card.description}.
+
+## Licence and data
+The embedding is that of {below.name} {below.version} (SHA-256 of its `model.json`: {base.sha256}), as it is. Its
+licence goes on for the whole: **{below.licence}**. Its data and authors are in the `MODEL_CARD.md` of that model. The
+classifier was trained on recordings of these classes, under whatever terms they have. The code is Apache-2.0.
+
+## Network
+Front end and embedding of {below.name}; MLP 512-128 with the standardization folded in, trained in numpy on the
+dequantized int8 embeddings that the agent computes. Full int8, int8 in and out.
+
+## Figures
+{figures}
+## Limits
+It tells these classes from one another, and knows nothing else: what is none of them is given the nearest name, unless
+there is a class `{BACKGROUND}` that has heard such sounds. Places and microphones that are in no recording may sound
+different. The figures are of the network before its quantization. Likelihoods are not calibrated. The responses and
+event thresholds are those of {below.name}, not measured for these classes.
+
+## Make it again
+`urbansound-model head --data DIR --base MODEL --out DIR` (seed {seed}).
 """,
         encoding="utf-8",
     )

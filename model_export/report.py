@@ -1,6 +1,6 @@
 """The text of an evaluation: Markdown whose tables also line up on a terminal.
 
-In: an `Evaluation`. Out: text.
+In: an `Evaluation`, or the `HeadFigures` of one's own classes. Out: text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from model_export.calibration import N_BINS
 from model_export.clips import BACKGROUND, LABELS
 from model_export.evaluate import Evaluation, PairedTest, Rate, SystemFigures
+from model_export.head import N_DRAWS, HeadFigures
 from model_export.results import OURS
 
 ABBREVIATION = 5  # letters of a label at the head of a column
@@ -30,6 +31,34 @@ def report(evaluation: Evaluation) -> str:
         *(part for one in systems for part in _confusion_part(one)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def head_summary(figures: HeadFigures) -> str:
+    """How well one's own classes are told apart, as Markdown without headings."""
+    return "\n\n".join(_head_parts(figures)) + "\n"
+
+
+def _head_parts(figures: HeadFigures) -> Iterator[str]:
+    yield (
+        f"Cross-validation in {figures.n_folds} folds, no recording in both training and test: percent of the clips ±\n"
+        "binomial standard error (standard error by bootstrap over recordings, whose clips are not independent)."
+    )
+    recall = [[f"recall of {label}", _size(rate), _cell(rate)] for label, rate in figures.recall.items()]
+    yield table(
+        ["", "clips of recordings", "percent"],
+        [["accuracy", _size(figures.accuracy), _cell(figures.accuracy)], *recall],
+    )
+    yield from _confusion(figures.labels, figures.confusion)
+    if figures.curve:
+        *_, most = figures.curve
+        yield (
+            "Learning curve: accuracy on the same clips with so many recordings of each class in training, drawn\n"
+            f"{N_DRAWS} times; a class that has fewer is there with all of them."
+        )
+        yield table(
+            ["recordings of each class", "accuracy"],
+            [[f"{size} (all)" if size == most else str(size), _cell(rate)] for size, rate in figures.curve.items()],
+        )
 
 
 def _accuracy_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
@@ -120,13 +149,17 @@ def _calibration_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
 
 def _confusion_part(figures: SystemFigures) -> Iterator[str]:
     yield f"## What {figures.system} takes for what"
+    yield from _confusion(LABELS, figures.confusion)
+
+
+def _confusion(labels: Sequence[str], confusion: Sequence[Sequence[float]]) -> Iterator[str]:
     yield "Percent of the clips of each true label (rows) that get each label (columns)."
     rows = []
-    for label, counts in zip(LABELS, figures.confusion, strict=True):
+    for label, counts in zip(labels, confusion, strict=True):
         if sum(counts):
             cells = [f"{100 * count / sum(counts):.0f}" if count else "·" for count in counts]
             rows.append([label, f"{sum(counts):.0f}", *cells])
-    yield table(["", "clips", *(label[:ABBREVIATION] for label in LABELS)], rows)
+    yield table(["", "clips", *(label[:ABBREVIATION] for label in labels)], rows)
 
 
 def _size(rate: Rate) -> str:

@@ -1,11 +1,13 @@
 """One promise, every form: the trained, the quantized and the agent's own network say the same.
 
-In: the Keras networks, a model folder and windows of real sound. Out: a `Agreement`, or a `ModelError`.
+In: the Keras networks, a model folder and windows of real sound; or what float and int8 answered. Out: an `Agreement`,
+or a `ModelError`. Keras is needed by those who bring its networks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
@@ -13,6 +15,9 @@ from agent.errors import ModelError
 from agent.inference import Classifier
 from agent.model_card import ModelFolder
 from agent.values import FloatArray, Window
+
+if TYPE_CHECKING:
+    import keras
 
 MIN_SAME_LABEL = 0.95  # int8 against float, where float is decided
 DECIDED = 0.3  # by how much one label leads; where two are nearer to each other, either may win
@@ -29,17 +34,19 @@ class Agreement:
         n_decided: in how many of them one label leads the others by `DECIDED`, in float.
         same_label: fraction of the decided windows where int8 names the same label; 1 where none is decided.
         mean_difference: mean absolute difference of the likelihoods, int8 against float.
-        max_step: largest difference between the agent's likelihoods and those of plain TFLite.
+        max_step: largest difference between the agent's likelihoods and those of plain TFLite, where both ran.
     """
 
     n_windows: int
     n_decided: int
     same_label: float
     mean_difference: float
-    max_step: float
+    max_step: float = 0.0
 
 
-def check_model(embedding: keras.Model, classifier: keras.Model, model: ModelFolder, windows: FloatArray) -> Agreement:
+def check_model(
+    embedding: "keras.Model", classifier: "keras.Model", model: ModelFolder, windows: FloatArray
+) -> Agreement:
     """Hold Keras, TFLite and the agent's inference against each other.
 
     Args:
@@ -57,30 +64,45 @@ def check_model(embedding: keras.Model, classifier: keras.Model, model: ModelFol
     plain = _plain_tflite(model, windows)  # (n, n_labels)
     agents_own = Classifier(model)
     agent = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
-    ordered = np.sort(trained, axis=1)
-    decided = ordered[:, -1] - ordered[:, -2] >= DECIDED
-    same = trained.argmax(axis=1)[decided] == agent.argmax(axis=1)[decided]
-    agreement = Agreement(
-        n_windows=len(windows),
-        n_decided=int(decided.sum()),
-        same_label=float(same.mean()) if decided.any() else 1.0,
-        mean_difference=float(np.mean(np.abs(trained - agent))),
-        max_step=float(np.max(np.abs(plain - agent))),
-    )
-    if agreement.same_label < MIN_SAME_LABEL:
-        raise ModelError(
-            f"{model.path}: int8 names the label of float in {agreement.same_label:.1%} of {agreement.n_decided} "
-            f"decided windows, expected {MIN_SAME_LABEL:.0%} or more"
-        )
-    if agreement.mean_difference > MAX_MEAN_DIFFERENCE:
-        raise ModelError(
-            f"{model.path}: int8 likelihoods differ from float by {agreement.mean_difference:.4f} in the mean, "
-            f"expected {MAX_MEAN_DIFFERENCE} or less"
-        )
+    max_step = float(np.max(np.abs(plain - agent)))
+    agreement = replace(check_int8(model.path, trained, agent), max_step=max_step)
     if agreement.max_step > MAX_STEP:
         raise ModelError(
             f"{model.path}: the agent's likelihoods differ from TFLite's by {agreement.max_step:.4f}, "
             f"expected {MAX_STEP:.4f} or less"
+        )
+    return agreement
+
+
+def check_int8(path: Path, trained: FloatArray, int8: FloatArray) -> Agreement:
+    """Hold the likelihoods of a quantized network against those of the trained one.
+
+    Args:
+        path: what the error calls the quantized one.
+        trained: float32 (n, n_labels).
+        int8: the same windows, the same shape.
+
+    Raises:
+        ModelError: they differ by more than the constants of this module allow.
+    """
+    ordered = np.sort(trained, axis=1)
+    decided = ordered[:, -1] - ordered[:, -2] >= DECIDED
+    same = trained.argmax(axis=1)[decided] == int8.argmax(axis=1)[decided]
+    agreement = Agreement(
+        n_windows=len(int8),
+        n_decided=int(decided.sum()),
+        same_label=float(same.mean()) if decided.any() else 1.0,
+        mean_difference=float(np.mean(np.abs(trained - int8))),
+    )
+    if agreement.same_label < MIN_SAME_LABEL:
+        raise ModelError(
+            f"{path}: int8 names the label of float in {agreement.same_label:.1%} of {agreement.n_decided} "
+            f"decided windows, expected {MIN_SAME_LABEL:.0%} or more"
+        )
+    if agreement.mean_difference > MAX_MEAN_DIFFERENCE:
+        raise ModelError(
+            f"{path}: int8 likelihoods differ from float by {agreement.mean_difference:.4f} in the mean, "
+            f"expected {MAX_MEAN_DIFFERENCE} or less"
         )
     return agreement
 

@@ -1,12 +1,13 @@
 """Labelled recordings and honest splits."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 
-from agent.errors import UsageError
-from model_export.clips import LABELS, Clip, esc10, hold_out_fold, split_by_recording, urbansound8k
+from agent.errors import AgentError, UsageError
+from model_export.clips import LABELS, Clip, class_folders, esc10, hold_out_fold, split_by_recording, urbansound8k
 
 
 def test_a_data_set_is_read_from_one_metadata_file(data_sets: tuple[Path, Path]) -> None:
@@ -70,3 +71,71 @@ def test_validation_is_split_by_recording(data_sets: tuple[Path, Path]) -> None:
     assert sorted(map(repr, train + validation)) == sorted(map(repr, clips))
     sides = [{(clip.label, clip.recording) for clip in side} for side in (train, validation)]
     assert sides[0].isdisjoint(sides[1])
+
+
+# Own classes
+
+
+def laid_out(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_a_folder_is_a_class_and_what_lies_in_it_a_recording(tmp_path: Path) -> None:
+    """A file is a recording; so is a folder with clips that were cut from one. Hidden folders are none of ours."""
+    laid_out(
+        tmp_path, "bell/a.wav", "bell/b.flac", "bell/tower/1.wav", "bell/tower/2.wav", "horn_2/a.ogg", "horn_2/c.mp3"
+    )
+    laid_out(tmp_path, ".git/x.wav", "README.txt", "bell/notes.txt")
+
+    clips = class_folders(tmp_path)
+
+    assert {(clip.file.relative_to(tmp_path).as_posix(), clip.label, clip.recording) for clip in clips} == {
+        ("bell/a.wav", "bell", "bell/a.wav"),
+        ("bell/b.flac", "bell", "bell/b.flac"),
+        ("bell/tower/1.wav", "bell", "bell/tower"),
+        ("bell/tower/2.wav", "bell", "bell/tower"),
+        ("horn_2/a.ogg", "horn_2", "horn_2/a.ogg"),
+        ("horn_2/c.mp3", "horn_2", "horn_2/c.mp3"),
+    }
+    assert {clip.fold for clip in clips} == {1, 2}  # as many as the class with the fewest recordings has
+
+
+def test_each_fold_has_its_share_of_each_class(tmp_path: Path) -> None:
+    """Whatever fold is the test, each class is tested, and the clips of one recording stay together."""
+    laid_out(tmp_path, *(f"{label}/{n}/{half}.wav" for label in "ab" for n in range(12) for half in "xy"))
+
+    clips = class_folders(tmp_path)
+
+    for label in "ab":
+        counts = [sum(clip.fold == fold and clip.label == label for clip in clips) for fold in range(1, 6)]
+        assert sorted(counts) == [4, 4, 4, 6, 6]
+    for fold in range(1, 6):
+        train, test = hold_out_fold(clips, fold)
+        assert len(train) + len(test) == len(clips)
+        assert {clip.recording for clip in train}.isdisjoint({clip.recording for clip in test})
+    assert class_folders(tmp_path) == clips
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "folders in it: 0, expected two or more, one for each class"),
+        (("bell/a.wav", "bell/b.wav"), "folders in it: 1, expected two or more, one for each class"),
+        (
+            ("a/1.wav", "a/2.wav", "Church bell/1.wav"),
+            "'Church bell' is no label, expected small letters, digits and _",
+        ),
+        (("a/1.wav", "a/2.wav", "b/1.wav"), "b: recordings in it: 1, expected two or more"),
+        (("a/1.wav", "a/2.wav", "b/one/1.wav", "b/one/2.wav"), "b: recordings in it: 1, expected two or more"),
+        (("a/1.wav", "a/2.wav", "b/notes.txt"), "b: no recordings in this folder, expected *.aif"),
+    ],
+)
+def test_what_is_no_class_is_named(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    """The message says which folder, what was there and what was expected."""
+    laid_out(tmp_path, *names)
+
+    with pytest.raises(AgentError, match=re.escape(message)):
+        class_folders(tmp_path)

@@ -1,7 +1,10 @@
 """The text of an evaluation."""
 
-from model_export.evaluate import evaluate
-from model_export.report import report, summary, table
+from dataclasses import replace
+
+from model_export.evaluate import Rate, evaluate
+from model_export.head import HeadFigures
+from model_export.report import head_summary, report, summary, table
 from tests.model_export.predicted import predicted
 
 ROWS = [
@@ -60,3 +63,25 @@ def test_without_background_clips_nothing_is_said_of_them() -> None:
     text = report(evaluate([predicted(ROWS[:4])]))
 
     assert "| l3-edge int8 | – | 0.0 ± 0.0 (0.0) |" in lines_of(text)
+
+
+def test_own_classes_and_their_learning_curve_are_told() -> None:
+    """Accuracy, recall and confusions of labels that are not ours, and the curve to its end."""
+    rate = Rate(value=0.75, clips=8, recordings=4, binomial_error=0.15, recording_error=0.2)
+    figures = HeadFigures(
+        labels=("church_bell", "tram"),
+        n_folds=2,
+        accuracy=rate,
+        recall={"church_bell": replace(rate, value=1.0), "tram": replace(rate, value=0.5)},
+        confusion=[[4.0, 0.0], [2.0, 2.0]],
+        curve={1: replace(rate, value=0.6), 2: rate},
+    )
+
+    lines = lines_of(head_summary(figures))
+
+    assert "| accuracy | 8 of 4 | 75.0 ± 15.0 (20.0) |" in lines
+    assert "| recall of tram | 8 of 4 | 50.0 ± 15.0 (20.0) |" in lines
+    assert "| tram | 4 | 50 | 50 |" in lines
+    assert "| 1 | 60.0 ± 15.0 (20.0) |" in lines
+    assert "| 2 (all) | 75.0 ± 15.0 (20.0) |" in lines
+    assert not any("urve" in line for line in lines_of(head_summary(replace(figures, curve={}))))

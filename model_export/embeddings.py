@@ -1,0 +1,94 @@
+"""Clips to embeddings, exactly as the agent computes them; each recording is heard once.
+
+In: clips, a model folder, a folder to remember in. Out: for each clip, float32 (n_windows, d), dequantized int8.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agent import pipeline
+from agent.config import InferenceConfig
+from agent.errors import RecordingError, UsageError
+from agent.frontend import FrontEnd
+from agent.inference import Classifier
+from agent.model_card import ModelFolder
+from agent.values import FloatArray
+from agent.wavfile import open_recording
+from model_export.clips import Clip
+
+log = logging.getLogger(__name__)
+
+WINDOW_HOP_S = InferenceConfig().window_hop_s
+
+
+class EmbeddingCache:
+    """The embeddings of recordings, one file for each.
+
+    A recording is known by its content and by the model that heard it: a file that was moved is not heard again, one
+    that was changed is, and so are all with another model.
+
+    Args:
+        model: what hears them.
+        folder: where the embeddings are kept from run to run.
+    """
+
+    def __init__(self, model: ModelFolder, folder: Path) -> None:
+        self._folder = folder / model.sha256[:12]
+        self._front_end = model.card.front_end
+        self._classifier = Classifier(model)
+
+    def embeddings_of(self, clips: Sequence[Clip]) -> dict[Clip, FloatArray]:
+        """The embeddings of each clip, float32 (n_windows, d).
+
+        Raises:
+            RecordingError: a file is not a recording that can be read, or holds no sound.
+            UsageError: the folder cannot be written.
+        """
+        embeddings: dict[Clip, FloatArray] = {}
+        n_heard = 0
+        for number, clip in enumerate(clips, start=1):
+            kept = self._folder / f"{_sha256_of(clip.file)}.npy"
+            try:
+                embeddings[clip] = np.load(kept)
+            except (OSError, ValueError, EOFError):  # not there yet, or damaged
+                embeddings[clip] = self._heard(clip.file)
+                _keep(kept, embeddings[clip])
+                n_heard += 1
+            if n_heard and number % 100 == 0:
+                log.info("embeddings.heard clips=%d of=%d", number, len(clips))
+        log.info("embeddings.ready clips=%d heard=%d folder=%s", len(clips), n_heard, self._folder)
+        return embeddings
+
+    def _heard(self, file: Path) -> FloatArray:
+        with open_recording(file) as recording:
+            front_end = FrontEnd(self._front_end, capture_rate_hz=recording.sample_rate_hz, window_hop_s=WINDOW_HOP_S)
+            predictions = pipeline.predictions(recording.blocks(), front_end, self._classifier)
+            rows = [prediction.embedding for prediction in predictions]
+        if not rows:
+            raise RecordingError(recording.problem or f"{file}: holds no samples")
+        if recording.problem:
+            log.warning("%s", recording.problem)
+        return np.stack(rows)
+
+
+def _sha256_of(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise RecordingError(f"{file}: cannot be opened ({error.strerror})") from error
+
+
+def _keep(kept: Path, rows: FloatArray) -> None:
+    partial = kept.with_suffix(f".{os.getpid()}.npy")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(partial, rows, allow_pickle=False)
+        partial.replace(kept)  # whoever ends this run half-way leaves no half file behind
+    except OSError as error:
+        raise UsageError(f"--cache {kept.parent.parent}: {error.strerror}; expected a folder to write to") from error
