@@ -219,9 +219,11 @@ class FrontEnd:
             log_mel = self._frames[: self._numbers.n_frames].copy()
             log_mel.flags.writeable = False
             first_model_sample = self._n_windows * self._frames_per_hop * self._numbers.hop_length_samples
+            first_sample = self._origin + self._at_capture_rate(first_model_sample)
+            n_new_frames = self._frames_per_hop if self._n_windows else None
             self._n_windows += 1
             self._frames = self._frames[self._frames_per_hop :]
-            yield Window(log_mel, self._origin + self._at_capture_rate(first_model_sample), self.window_length)
+            yield Window(log_mel, first_sample, self.window_length, n_new_frames)
 
     def _at_capture_rate(self, model_samples: int) -> int:
         return round(model_samples * self._capture_rate_hz / self._numbers.sample_rate_hz)

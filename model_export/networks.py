@@ -21,6 +21,7 @@ from agent.model_card import FrontEndNumbers
 
 FILTERS = (32, 64, 128, 256)
 HIDDEN = (512, 128)
+CHUNK_FRAMES = 2 ** (len(FILTERS) - 1)  # frames that move the last map by one column
 EMBEDDING, CLASSIFIER, STANDARDIZATION = "embedding", "classifier", "standardization"
 
 

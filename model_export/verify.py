@@ -55,6 +55,7 @@ def check_model(embedding: keras.Model, classifier: keras.Model, model: ModelFol
         embedding.predict(windows[..., None], batch_size=64, verbose=0), batch_size=64, verbose=0
     )  # (n, n_labels)
     plain = _plain_tflite(model, windows)  # (n, n_labels)
+    check_streaming(model, windows)
     agents_own = Classifier(model)
     agent = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
     ordered = np.sort(trained, axis=1)
@@ -83,6 +84,27 @@ def check_model(embedding: keras.Model, classifier: keras.Model, model: ModelFol
             f"expected {MAX_STEP:.4f} or less"
         )
     return agreement
+
+
+def check_streaming(model: ModelFolder, windows: FloatArray) -> None:
+    """Hold the streaming form of the embedding network against the windowed one, to the last bit.
+
+    Args:
+        model: the packaged model; it has a streaming form.
+        windows: float32 (n, n_frames, n_mels), taken as one stream.
+
+    Raises:
+        ModelError: they differ.
+    """
+    stream = np.concatenate(windows)  # (n * n_frames, n_mels)
+    chunk = model.card.streaming.chunk_frames if model.card.streaming else 0
+    windowed, streaming = Classifier(model), Classifier(model, streaming=True)
+    for start in range(0, len(stream) - windows.shape[1] + 1, chunk):
+        window = Window(stream[start : start + windows.shape[1]], start, 1, chunk if start else None)
+        if windowed.predict(window).embedding.tobytes() != streaming.predict(window).embedding.tobytes():
+            raise ModelError(
+                f"{model.streaming_file}: another embedding than that of the windowed form at frame {start}"
+            )
 
 
 def _plain_tflite(model: ModelFolder, windows: FloatArray) -> FloatArray:
