@@ -6,7 +6,7 @@ Splits go by fold and by recording, never by window.
 
 import csv
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ class Clip:
 
     Attributes:
         file: the sound file.
-        label: one of `LABELS`.
+        label: one of `LABELS`; of a sound that is not labelled for us, its data set's own name.
         dataset: `us8k` or `esc10`.
         fold: the fold that the data set's authors put it in.
         recording: the Freesound recording it was cut from: clips of one recording are not independent.
@@ -89,24 +89,35 @@ def esc10(folder: Path) -> list[Clip]:
     Raises:
         UsageError: the folder has neither `metadata.csv` nor `meta/esc50.csv`.
     """
+    return [
+        replace(clip, label=ESC10_LABELS[clip.label])
+        for clip in _esc10_as_published(folder)
+        if clip.label in ESC10_LABELS
+    ]
+
+
+def esc10_others(folder: Path) -> list[Clip]:
+    """The other clips of ESC-10, under its own names: sounds for teachers, which need no label.
+
+    Raises:
+        UsageError: as `esc10`.
+    """
+    return [clip for clip in _esc10_as_published(folder) if clip.label not in ESC10_LABELS]
+
+
+def _esc10_as_published(folder: Path) -> list[Clip]:
     if (folder / "metadata.csv").is_file():
-        clips = [
+        return [
             Clip(folder / row["file"], row["class"], "esc10", int(row["fold"]), row["source_id"])
             for row in _rows(folder / "metadata.csv")
         ]
-    elif (folder / "meta" / "esc50.csv").is_file():
-        clips = [
+    if (folder / "meta" / "esc50.csv").is_file():
+        return [
             Clip(folder / "audio" / row["filename"], row["category"], "esc10", int(row["fold"]), row["src_file"])
             for row in _rows(folder / "meta" / "esc50.csv")
             if row["esc10"] == "True"
         ]
-    else:
-        raise UsageError(f"--esc10 {folder}: no metadata.csv and no meta/esc50.csv in it")
-    return [
-        Clip(clip.file, ESC10_LABELS[clip.label], clip.dataset, clip.fold, clip.recording)
-        for clip in clips
-        if clip.label in ESC10_LABELS
-    ]
+    raise UsageError(f"--esc10 {folder}: no metadata.csv and no meta/esc50.csv in it")
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
