@@ -150,7 +150,7 @@ def _taught_by(teachers: list[dict[str, str]]) -> str:
     if not teachers:
         return "It learnt from the labels alone."
     names = ", ".join(f"{teacher['name']} (SHA-256 {teacher['sha256']})" for teacher in teachers)
-    return f"Besides the labels it learnt to predict the embedding of {names}."
+    return f"Besides the labels it learnt to predict maps and embedding of {names}."
 
 
 def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -> None:
@@ -179,7 +179,8 @@ The weights are under {model.card.licence}. The code is Apache-2.0. Trained on:
 - UrbanSound8K, CC BY-NC 3.0: J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research",
   ACM Multimedia 2014. **Non-commercial.** Its clips come from Freesound, by the users behind each recording.
 - ESC-10, CC BY 3.0: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015. Rain, sea
-  waves, crackling fire and ticking clocks are `background`, its dogs are `dog_bark`; its other classes are not used.
+  waves, crackling fire and ticking clocks are `background`, its dogs are `dog_bark`; {training["unlabelled"]} clips of
+  its other classes were heard without a label, for teachers.
 - Synthetic noise (`model_export/noise.py`) as `background`.
 
 {training["clips"]} clips of {training["recordings"]} recordings ({_folds(training["folds"])}), and
@@ -193,9 +194,9 @@ sine, a fixed reference, from {front_end.level_min_db:.0f} to {front_end.level_m
 (Cramer et al., ICASSP 2019) with 32-64-128-256 filters, no padding along time, maximum over the last map; MLP 512-128
 with the standardization folded in; {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
 
-Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, power-domain mixup,
-backgrounds, SpecAugment, small time and pitch warps, and weight averaging, then {recipe["calm_epochs"]} calm ones with
-little mixing; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
+Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, mixup, backgrounds,
+changes of speed, frequency styles of other clips, SpecAugment and weight averaging, then {recipe["calm_epochs"]} calm
+ones with little mixing; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
 
 ## Figures
 Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.
