@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from tests.broker import DEADLINE_S
 from tests.sound_server import SAMPLE_RATE_HZ
 
-SIREN = "fold2/123688-8-1-0.ogg"
-CLIPS = (SIREN, "fold1/130030-3-0-0.ogg", "fold2/197320-6-0-0.ogg", "fold1/175851-1-0-0.ogg", "fold2/159750-8-0-0.ogg")
+SIREN = "fold1/159738-8-0-4.ogg"
+CLIPS = (SIREN, "fold1/193394-3-0-4.ogg", "fold2/197320-6-8-0.ogg", "fold2/72567-1-4-3.ogg", "fold2/159747-8-0-6.ogg")
 BEFORE_S, BETWEEN_S, AFTER_S = 1.0, 1.5, 2.0
 PEAK = 0.5
 CHUNK = SAMPLE_RATE_HZ // 100  # samples
@@ -69,7 +69,7 @@ def _written(samples: Pcm, file: Path) -> Sound:
 
 @pytest.fixture(scope="session")
 def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """A siren, a dog, a shot, a horn and another siren, with silence around each; 24.6 s."""
+    """A siren, a dog, a shot, a horn and another siren, with silence around each; 28.9 s."""
     parts = [silence(BEFORE_S)]
     for name in CLIPS:
         parts += [clip(recordings, name), silence(BETWEEN_S)]
@@ -78,7 +78,7 @@ def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 @pytest.fixture(scope="session")
 def corner(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """A dog and a shot: the shortest street with more than one event; 9 s."""
+    """A dog and a shot: the shortest street with more than one event; 10.4 s."""
     parts = [silence(BEFORE_S)]
     for name in CLIPS[1:3]:
         parts += [clip(recordings, name), silence(BETWEEN_S)]
