@@ -76,6 +76,19 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         return self._peak * tf.maximum(tf.where(part < self._warm_up, rising, falling), 1e-3)
 
 
+def cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
+    """The cross-entropy of each row; a row without label costs nothing and teaches nothing.
+
+    Keras' own is computed together with the softmax, and its gradient holds only where labels sum to 1: a row of zeros
+    pushed all logits down, without end.
+
+    Args:
+        label: float32 (batch, n_labels), rows sum to 1, or are all 0.
+        likelihood: float32 (batch, n_labels), rows sum to 1.
+    """
+    return -tf.reduce_sum(label * tf.math.log(tf.maximum(likelihood, 1e-7)), axis=-1)
+
+
 def training_clips(clips: Sequence[Clip], unlabelled: Sequence[Clip], recipe: Recipe) -> TrainingClips:
     """Labelled clips, synthetic background noise, and sounds without label, in this order."""
     rate_hz, background = FRONT_END.sample_rate_hz, LABELS.index(BACKGROUND)
@@ -178,7 +191,7 @@ def _fit(
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     network.compile(
         optimizer,
-        loss=["categorical_crossentropy", *("mean_squared_error" for _ in school.lessons)],
+        loss=[cross_entropy, *("mean_squared_error" for _ in school.lessons)],
         loss_weights=[1.0, *(lesson.weight for lesson in school.lessons)],
     )
     losses: list[float] = []

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -11,8 +12,9 @@ from agent.model_card import sha256_of
 from model_export.augment import UNLABELLED
 from model_export.clips import LABELS, esc10_others, urbansound8k
 from model_export.features import all_windows, frames_of_clips
+from model_export.networks import classifier_network
 from model_export.published import PublishedNetwork
-from model_export.train import TRAINING_NAME, OneCycle, train, training_clips
+from model_export.train import TRAINING_NAME, OneCycle, cross_entropy, train, training_clips
 from tests.model_export.conftest import SMALL_RECIPE
 
 
@@ -69,6 +71,29 @@ def test_a_clip_can_be_trained_on_twice_alike(data_sets: tuple[Path, Path], tmp_
     ]
 
     np.testing.assert_allclose(embeddings[0], embeddings[1], rtol=0.05, atol=0.05)
+
+
+def test_a_sound_without_label_teaches_the_classifier_nothing() -> None:
+    """Neither its loss nor its gradient: what has no label must not move what says labels."""
+    classifier = classifier_network(8, len(LABELS))
+    classifier.compile(keras.optimizers.SGD(1.0), loss=cross_entropy)
+    before = classifier.get_layer("likelihoods").get_weights()
+    embeddings = np.random.default_rng(1).standard_normal((16, 8)).astype(np.float32)
+
+    loss = classifier.train_on_batch(embeddings, np.zeros((16, len(LABELS)), np.float32))
+
+    assert loss == 0.0
+    for weights, was in zip(classifier.get_layer("likelihoods").get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weights, was)
+
+
+def test_the_labels_cost_the_cross_entropy() -> None:
+    """Against its definition, for one label and for two that share."""
+    labels = np.asarray([[1.0, 0.0], [0.25, 0.75]], np.float32)
+    likelihoods = np.asarray([[0.5, 0.5], [0.1, 0.9]], np.float32)
+
+    expected = [np.log(2.0), -0.25 * np.log(0.1) - 0.75 * np.log(0.9)]
+    np.testing.assert_allclose(cross_entropy(labels, likelihoods), expected, rtol=1e-6)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
