@@ -17,12 +17,12 @@ from typing import Self
 from agent import __version__, broker, messages
 from agent.aggregation import Aggregator
 from agent.clock import time_synced, utc_now
-from agent.config import Config, MqttConfig
-from agent.errors import BrokerError
+from agent.config import Config, InferenceConfig, MqttConfig
+from agent.errors import BrokerError, ConfigError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
-from agent.model_card import DEFAULT_MODEL, ModelFolder, event_rules, load_model_folder
+from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
 from agent.spool import Spool
 from agent.values import EventRule, SoundEvent
@@ -50,7 +50,7 @@ class Judge:
 
     Raises:
         ModelError: the model folder is not what its card says.
-        ConfigError: the rules or the window hop do not fit the model.
+        ConfigError: the rules, the window hop or the form of inference do not fit the model.
     """
 
     def __init__(self, config: Config) -> None:
@@ -62,7 +62,9 @@ class Judge:
             label: rule for label, rule in rules.items() if label != card.background_label
         }
         self.stages(card.front_end.sample_rate_hz)  # what does not fit is said now, not when sound comes
-        self.classifier = Classifier(self.model, num_threads=config.inference.num_threads)
+        self.classifier = Classifier(
+            self.model, num_threads=config.inference.num_threads, streaming=_streams(card, config.inference)
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -91,6 +93,25 @@ class Judge:
                 update_interval_s=config.events.update_interval_s,
             ),
         )
+
+
+def _streams(card: ModelCard, inference: InferenceConfig) -> bool:
+    """Whether the embedding network runs in its streaming form."""
+    frame_hop_s = card.front_end.hop_length_samples / card.front_end.sample_rate_hz
+    if inference.form == "windowed":
+        return False
+    if card.streaming is None:
+        problem = f"model {card.name} has no streaming form"
+    elif round(inference.window_hop_s / frame_hop_s) % card.streaming.chunk_frames:
+        problem = (
+            f"inference.window_hop_s = {inference.window_hop_s}, expected a multiple of the model's chunk, "
+            f"{card.streaming.chunk_frames * frame_hop_s} s"
+        )
+    else:
+        return True
+    if inference.form == "streaming":
+        raise ConfigError(f"inference.form = 'streaming': {problem}")
+    return False
 
 
 class Stop:

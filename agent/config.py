@@ -61,6 +61,7 @@ class InferenceConfig(ConfigPart):
     """How often and with what the network runs."""
 
     window_hop_s: Annotated[float, Field(gt=0.0, le=10.0)] = 0.1
+    form: Literal["auto", "streaming", "windowed"] = "auto"
     num_threads: Annotated[int, Field(ge=1, le=64)] = 1
 
 

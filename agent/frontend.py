@@ -41,7 +41,8 @@ def mel_filters(numbers: FrontEndNumbers) -> NDArray[np.float64]:
     return np.maximum(0.0, np.minimum(rising, falling))
 
 
-def _htk_mel(hz: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+def htk_mel(hz: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    """Hertz to mel, by HTK's formula."""
     return np.asarray(2595.0 * np.log10(1.0 + hz / 700.0))
 
 
@@ -57,7 +58,7 @@ def _slaney_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(mel < 15.0, 200.0 * mel / 3.0, 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
 
 
-_MEL_SCALES = {"htk": (_htk_mel, _htk_hz), "slaney": (_slaney_mel, _slaney_hz)}
+_MEL_SCALES = {"htk": (htk_mel, _htk_hz), "slaney": (_slaney_mel, _slaney_hz)}
 
 
 class LogMel:
@@ -219,9 +220,11 @@ class FrontEnd:
             log_mel = self._frames[: self._numbers.n_frames].copy()
             log_mel.flags.writeable = False
             first_model_sample = self._n_windows * self._frames_per_hop * self._numbers.hop_length_samples
+            first_sample = self._origin + self._at_capture_rate(first_model_sample)
+            n_new_frames = self._frames_per_hop if self._n_windows else None
             self._n_windows += 1
             self._frames = self._frames[self._frames_per_hop :]
-            yield Window(log_mel, self._origin + self._at_capture_rate(first_model_sample), self.window_length)
+            yield Window(log_mel, first_sample, self.window_length, n_new_frames)
 
     def _at_capture_rate(self, model_samples: int) -> int:
         return round(model_samples * self._capture_rate_hz / self._numbers.sample_rate_hz)

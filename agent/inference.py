@@ -2,9 +2,13 @@
 
 In: `Window`s. Out: `Prediction`s. This is the owner of LiteRT, and of quantization: nobody else rounds. Called on the
 pipeline thread, by `replay`, `classify` and `model_export`.
+
+Overlapping windows share most of their work. In its streaming form the embedding network does that work once: it takes
+the new frames, remembers what it needs of the past, and gives the same embedding to the last bit.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,16 +53,20 @@ class Classifier:
     Args:
         model: the folder, its hashes already checked.
         num_threads: threads that LiteRT may use for one window.
+        streaming: use the streaming form of the embedding network, which the folder must have. Every window must then
+            follow from the one before by a whole number of chunks, or be the first (`n_new_frames` says which).
 
     Raises:
         ModelError: a file that LiteRT cannot load, or whose tensors are not what the card promises.
     """
 
-    def __init__(self, model: ModelFolder, num_threads: int = 1) -> None:
+    def __init__(self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False) -> None:
         card = model.card
         self._embedding_card = card.embedding
         self._classifier_card = card.classifier
-        self._embedding = _Network(model.embedding_file, card.embedding, num_threads)
+        self._embedding = (
+            _StreamingEmbedding(model, num_threads) if streaming else _WindowedEmbedding(model, num_threads)
+        )
         self._classifier = _Network(model.classifier_file, card.classifier, num_threads)
         self._same_steps = _same_steps(card.embedding.output, card.classifier.input)
 
@@ -68,7 +76,7 @@ class Classifier:
         Args:
             window: its `log_mel` is float32 (n_frames, n_mels), as the card's front end gives it.
         """
-        steps = self._embedding.run(quantize(window.log_mel, self._embedding_card.input))  # (d,)
+        steps = self._embedding.run(window)  # (d,)
         embedding = dequantize(steps, self._embedding_card.output)
         if not self._same_steps:
             steps = quantize(embedding, self._classifier_card.input)
@@ -79,19 +87,87 @@ class Classifier:
         return Prediction(likelihoods, embedding, window.first_sample, window.n_samples)
 
 
+class _WindowedEmbedding:
+    """The embedding network, each window on its own."""
+
+    def __init__(self, model: ModelFolder, num_threads: int) -> None:
+        self._card = model.card.embedding
+        self._network = _Network(model.embedding_file, self._card, num_threads)
+
+    def run(self, window: Window) -> Int8Array:
+        """The embedding of a window, int8 (d,)."""
+        return self._network.run(quantize(window.log_mel, self._card.input))
+
+
+class _StreamingEmbedding:
+    """The embedding network, chunk by chunk: what it knows of the past stands in state tensors."""
+
+    def __init__(self, model: ModelFolder, num_threads: int) -> None:
+        card, file = model.card.streaming, model.streaming_file
+        if card is None or file is None:
+            raise ModelError(f"model folder {model.path}: its card names no streaming form")
+        self._card, self._embedding_card = card, model.card.embedding
+        # A window ends where a chunk ends: the first chunk begins with frames that no column of a window reaches.
+        self._lead = -model.card.front_end.n_frames % card.chunk_frames
+        self._interpreter = _loaded(file, num_threads)
+        (chunk, *before), (columns, *after) = self._held_against_card(file)
+        self._chunk, self._columns = chunk["index"], columns["index"]
+        self._chunk_shape = tuple(chunk["shape"])
+        self._before = [state["index"] for state in before]
+        self._after = [state["index"] for state in after]
+        self._silence = [np.full(state["shape"], state["quantization"][1], np.int8) for state in before]
+        self._states = self._silence
+        self._newest: deque[Int8Array] = deque(maxlen=card.window_columns)
+
+    def run(self, window: Window) -> Int8Array:
+        """The embedding of a window, int8 (d,); all before the new frames it has heard already."""
+        n_new, chunk = window.n_new_frames, self._card.chunk_frames
+        log_mel = window.log_mel if n_new is None else window.log_mel[-n_new:]
+        frames = quantize(log_mel, self._embedding_card.input)  # (n, n_mels)
+        if n_new is None:
+            self._states = self._silence
+            frames = np.pad(frames, ((self._lead, 0), (0, 0)))
+        for start in range(0, len(frames), chunk):
+            self._step(frames[start : start + chunk])
+        embedding: Int8Array = np.max(self._newest, axis=0)
+        return embedding
+
+    def _step(self, frames: Int8Array) -> None:
+        interpreter = self._interpreter
+        interpreter.set_tensor(self._chunk, frames.reshape(self._chunk_shape))
+        for tensor, state in zip(self._before, self._states, strict=True):
+            interpreter.set_tensor(tensor, state)
+        interpreter.invoke()
+        self._states = [interpreter.get_tensor(tensor) for tensor in self._after]
+        self._newest.append(interpreter.get_tensor(self._columns).reshape(-1))
+
+    def _held_against_card(self, file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Inputs and outputs: a chunk and the states, a column and the states."""
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        n_mels, n_values = self._embedding_card.input.shape[2], self._embedding_card.output.shape[-1]
+        taken = self._embedding_card.input.model_copy(update={"shape": (1, self._card.chunk_frames, n_mels, 1)})
+        given = self._embedding_card.output.model_copy(update={"shape": (1, 1, n_values)})
+        _check(file, "first input", inputs[0], taken)
+        _check(file, "first output", outputs[0], given)
+        kinds = [
+            [(tuple(state["shape"]), np.dtype(state["dtype"]), state["quantization"]) for state in states[1:]]
+            for states in (inputs, outputs)
+        ]
+        if kinds[0] != kinds[1]:
+            raise ModelError(
+                f"model file {file}: its states come out as {kinds[1]}, expected as they go in, {kinds[0]}"
+            )
+        return inputs, outputs
+
+
 class _Network:
     """One `.tflite` file, ready to run: int8 in, int8 out."""
 
     def __init__(self, file: Path, card: NetworkCard, num_threads: int) -> None:
         self._shape = card.input.shape
-        try:
-            with _without_greeting():
-                self._interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
-                self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(f"model file {file}: LiteRT cannot load it ({' '.join(str(error).split())})") from error
-        self._input = _checked(file, "input", self._interpreter.get_input_details(), card.input)
-        self._output = _checked(file, "output", self._interpreter.get_output_details(), card.output)
+        self._interpreter = _loaded(file, num_threads)
+        self._input = _only(file, "input", self._interpreter.get_input_details(), card.input)
+        self._output = _only(file, "output", self._interpreter.get_output_details(), card.output)
 
     def run(self, steps: Int8Array) -> Int8Array:
         """Run once; the answer is flat, (n,)."""
@@ -101,11 +177,25 @@ class _Network:
         return answer
 
 
-def _checked(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorCard) -> int:
+def _loaded(file: Path, num_threads: int) -> Interpreter:
+    try:
+        with _without_greeting():
+            interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"model file {file}: LiteRT cannot load it ({' '.join(str(error).split())})") from error
+    return interpreter
+
+
+def _only(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorCard) -> int:
     """Hold the only tensor of this role against the card; give its index."""
     if len(tensors) != 1:
         raise ModelError(f"model file {file}: has {len(tensors)} {role}s, expected 1")
-    (tensor,) = tensors
+    _check(file, role, tensors[0], card)
+    return int(tensors[0]["index"])
+
+
+def _check(file: Path, role: str, tensor: dict[str, Any], card: TensorCard) -> None:
     scale, zero_point = tensor["quantization"]
     found: list[tuple[str, object, object, bool]] = [
         (name, actual, promised, actual == promised)
@@ -119,7 +209,6 @@ def _checked(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorC
     for name, actual, promised, fits in found:
         if not fits:
             raise ModelError(f"model file {file}: {role} {name} is {actual}, the card says {promised}")
-    return int(tensor["index"])
 
 
 def _same_scale(one: float, other: float) -> bool:

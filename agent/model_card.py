@@ -90,13 +90,30 @@ class TensorCard(CardPart):
     zero_point: Annotated[int, Field(ge=-128, le=127)]
 
 
-class NetworkCard(CardPart):
+class FileCard(CardPart):
     """One `.tflite` file."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.tflite$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class NetworkCard(FileCard):
+    """A network that takes one tensor and gives one."""
+
     input: TensorCard
     output: TensorCard
+
+
+class StreamingCard(FileCard):
+    """The embedding network in its streaming form: bit for bit the same, for a fraction of the work.
+
+    Attributes:
+        chunk_frames: frames that it takes at once; each chunk gives one column of the last map.
+        window_columns: the embedding of a window is the maximum of this many columns.
+    """
+
+    chunk_frames: Annotated[int, Field(ge=1)]
+    window_columns: Annotated[int, Field(ge=1)]
 
 
 class EventNumbers(CardPart, strict=True):
@@ -134,6 +151,7 @@ class ModelCard(CardPart):
         labels: in the order of the classifier's output.
         background_label: the class that is never an event.
         groups: a wider name for a label, such as `alert` for a siren.
+        streaming: the embedding network in its streaming form, where there is one.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -148,6 +166,7 @@ class ModelCard(CardPart):
     groups: dict[str, Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]] = Field(default_factory=dict)
     front_end: FrontEndNumbers
     embedding: NetworkCard
+    streaming: StreamingCard | None = None
     classifier: NetworkCard
     events: EventCard
 
@@ -197,6 +216,11 @@ class ModelFolder:
         return self.path / self.card.embedding.file
 
     @property
+    def streaming_file(self) -> Path | None:
+        """The same network in its streaming form."""
+        return self.path / self.card.streaming.file if self.card.streaming else None
+
+    @property
     def classifier_file(self) -> Path:
         """The network that turns an embedding into likelihoods."""
         return self.path / self.card.classifier.file
@@ -225,7 +249,8 @@ def load_model_folder(path: Path) -> ModelFolder:
         raise ModelError(f"model card {card_file}: {first_problem(error)}") from error
     except ValueError as error:
         raise ModelError(f"model card {card_file}: not JSON ({error})") from error
-    for network in (card.embedding, card.classifier):
+    networks: list[FileCard | None] = [card.embedding, card.streaming, card.classifier]
+    for network in filter(None, networks):
         file = path / network.file
         try:
             actual = sha256_of(file)

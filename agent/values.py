@@ -38,11 +38,13 @@ class Window:
         log_mel: float32 (n_frames, n_mels), in the unit of the model's card.
         first_sample: where the window begins.
         n_samples: how much sound it covers; less than a whole window only where a short recording was padded.
+        n_new_frames: how many frames at its end the window before it did not have; None where there is none before it.
     """
 
     log_mel: FloatArray
     first_sample: int
     n_samples: int
+    n_new_frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

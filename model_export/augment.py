@@ -1,8 +1,8 @@
 """Training windows: a cut of a clip, changed as streets, distances and microphones change it.
 
-In: log-mel frames with deep levels, and what a teacher says of the clip as it was. Out: batches of windows at the
-card's levels, with soft labels. Everything works on decibels relative to full scale: mixing adds power, gain adds
-decibels.
+In: sounds at the front end's rate. Out: batches of windows at the card's levels with soft labels, and the sound that
+each was made of, for teachers. Sounds are sped up, slowed down and mixed as waveforms; level, colour and masks are the
+microphone's, so the window alone has them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,21 +10,41 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from agent.frontend import LogMel
 from agent.values import FloatArray
-from model_export.features import FRONT_END, at_card_level
+from model_export.features import DEEP, FRONT_END, at_card_level
 
-NEPERS_PER_DB = np.float32(np.log(10.0) / 10.0)  # of power
-FRAMES_PER_LESSON = 8  # 0.1 s
+UNLABELLED = -1
+SILENCE_DB = -120.0  # below this there is nothing to set a level by
+ENVELOPE_SAMPLES = 350  # the loudness of a cut is the mean of the peaks of pieces this long
+STYLE_FLOOR_DB = 1.0  # a band that hardly moves has no style of its own
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """How much is changed. Probabilities in [0, 1], levels in decibels.
 
-    Source: mixup, Zhang et al., ICLR 2018; SpecAugment, Park et al., Interspeech 2019.
+    Attributes:
+        gain_db: change of level.
+        mixup_probability: that another clip sounds at the same time; the labels are shared by power.
+        mixup_snr_db: at most so much louder or quieter.
+        background_probability: that a background sounds below a clip that is none.
+        background_snr_db: how far below.
+        speed_probability: that the sound is played faster or slower, its pitch with it.
+        speed: the slowest and the fastest, as a factor.
+        style_probability: that the bands' levels and their spread are drawn towards those of another clip.
+        style_concentration: of the beta distribution that says how far; small is none or all.
+        colour_db: of a smooth frequency response.
+        masks: stretches of time, and as many of frequency, that are blotted out.
+        mask_frames: their length, at most.
+        mask_bands: their height, at most.
+
+    Source: mixup, Zhang et al., ICLR 2018; SpecAugment, Park et al., Interspeech 2019; the style of frequency bands,
+    Kim et al., "Domain generalization on efficient acoustic scene classification using residual normalization" and
+    Schmid et al., "Freq-MixStyle", DCASE 2022, after Zhou et al., MixStyle, ICLR 2021.
     """
 
     gain_db: tuple[float, float] = (-35.0, 6.0)
@@ -32,10 +52,11 @@ class Augmentation:
     mixup_snr_db: float = 12.0
     background_probability: float = 0.4
     background_snr_db: tuple[float, float] = (3.0, 30.0)
-    warp_probability: float = 0.6
-    time_warp: float = 0.12
-    pitch_warp_bands: float = 2.5
-    colour_db: float = 6.0
+    speed_probability: float = 0.7
+    speed: tuple[float, float] = (0.8, 1.25)
+    style_probability: float = 0.4
+    style_concentration: float = 0.4
+    colour_db: float = 9.0
     masks: int = 2
     mask_frames: int = 10
     mask_bands: int = 8
@@ -46,19 +67,16 @@ class TrainingClips:
     """Clips in memory.
 
     Attributes:
-        frames: float32 (n_frames, n_mels) each, deep levels.
-        targets: int64 (n_clips,), index of the label.
+        sounds: float32 (n_samples,) each, at the front end's rate, one window long or longer.
+        targets: int64 (n_clips,), index of the label, or `UNLABELLED`.
         n_labels: how many labels there are.
         background: index of the background label.
-        lessons: float32 (n_windows, d) each, what the teachers say of the clip's windows, one each `FRAMES_PER_LESSON`
-            frames; d is 0 without a teacher.
     """
 
-    frames: Sequence[FloatArray]
+    sounds: Sequence[FloatArray]
     targets: NDArray[np.int64]
     n_labels: int
     background: int
-    lessons: Sequence[FloatArray]
 
 
 class Example(NamedTuple):
@@ -66,26 +84,18 @@ class Example(NamedTuple):
 
     Attributes:
         window: float32 (n_frames, n_mels).
-        label: float32 (n_labels,), sums to 1.
-        lesson: float32 (d,), what the teachers say of the sound alone.
-        taught: 1.0 where the lesson holds, 0.0 where two labelled sounds are mixed and no teacher heard them so.
+        label: float32 (n_labels,), sums to 1; all 0 where a sound without label is in it.
+        sound: float32 (window_length,), what the window was made of, before gain, colour and masks.
     """
 
     window: FloatArray
     label: FloatArray
-    lesson: FloatArray
-    taught: FloatArray | np.float32
+    sound: FloatArray
 
 
-def level_db(log_mel: FloatArray) -> float:
-    """The power of a window, all bands together, in decibels; a clip's pauses count little."""
-    return float(10.0 * np.log10(np.mean(np.sum(10.0 ** (log_mel / 10.0), axis=1)) + 1e-14))
-
-
-def add_power(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Two sounds at once: their powers add."""
-    total: FloatArray = np.logaddexp(first * NEPERS_PER_DB, second * NEPERS_PER_DB) / NEPERS_PER_DB
-    return total
+def level_db(sound: FloatArray) -> float:
+    """The mean power of a sound, in decibels."""
+    return float(10.0 * np.log10(np.mean(sound**2) + 1e-14))
 
 
 class WindowDrawer:
@@ -96,11 +106,13 @@ class WindowDrawer:
         self._how = augmentation
         self._rng = np.random.default_rng(seed)
         self._backgrounds = np.flatnonzero(clips.targets == clips.background)
+        self._log_mel = LogMel(DEEP)
+        self._styles = [_style(self._log_mel.frames(sound)) for sound in clips.sounds if level_db(sound) > SILENCE_DB]
 
     @property
     def n_clips(self) -> int:
         """Clips to draw from; each is drawn once in an epoch."""
-        return len(self._clips.frames)
+        return len(self._clips.sounds)
 
     def epoch(self, batch_size: int) -> Iterator[Example]:
         """Every clip once, in random order.
@@ -108,7 +120,7 @@ class WindowDrawer:
         Yields:
             examples with a leading axis of `batch_size`; the windows are (batch, n_frames, n_mels, 1).
         """
-        order = self._rng.permutation(len(self._clips.frames))
+        order = self._rng.permutation(self.n_clips)
         for start in range(0, len(order) - batch_size + 1, batch_size):
             drawn = [self.example(int(index)) for index in order[start : start + batch_size]]
             batch = Example(*(np.stack(values) for values in zip(*drawn, strict=True)))
@@ -117,60 +129,65 @@ class WindowDrawer:
     def example(self, index: int) -> Example:
         """One augmented window of a clip."""
         rng, how = self._rng, self._how
-        window, lesson = self._cut(index)
-        label = self._one_hot(index)
-        taught = np.float32(1.0)
+        sound, label = self._cut(index), self._one_hot(index)
         if rng.random() < how.mixup_probability:
-            other = int(rng.integers(len(self._clips.frames)))
+            other = int(rng.integers(self.n_clips))
             snr_db = rng.uniform(-how.mixup_snr_db, how.mixup_snr_db)
-            window = self._at_snr(window, self._cut(other)[0], snr_db)
-            taught = np.float32(0.0)
+            sound = _at_snr(sound, self._cut(other), snr_db)
             share = np.float32(1.0 / (1.0 + 10.0 ** (-snr_db / 10.0)))
             label = share * label + (1 - share) * self._one_hot(other)
+            if UNLABELLED in self._clips.targets[[index, other]]:
+                label = np.zeros_like(label)
         elif (
             self._clips.targets[index] != self._clips.background
             and len(self._backgrounds)
             and rng.random() < how.background_probability
         ):
-            ground, _ = self._cut(int(rng.choice(self._backgrounds)))
-            window = self._at_snr(window, ground, rng.uniform(*how.background_snr_db))
+            ground = self._cut(int(rng.choice(self._backgrounds)))
+            sound = _at_snr(sound, ground, rng.uniform(*how.background_snr_db))
+        window = self._log_mel.frames(sound)
+        if rng.random() < how.style_probability:
+            window = self._restyled(window)
         window = window + np.float32(rng.uniform(*how.gain_db)) + self._microphone_colour()
-        return Example(self._masked(at_card_level(window)), label, lesson, taught)
+        return Example(self._masked(at_card_level(window)), label, sound)
 
     def _one_hot(self, index: int) -> FloatArray:
         label = np.zeros(self._clips.n_labels, np.float32)
-        label[self._clips.targets[index]] = 1.0
+        if self._clips.targets[index] != UNLABELLED:
+            label[self._clips.targets[index]] = 1.0
         return label
 
-    def _at_snr(self, window: FloatArray, other: FloatArray, snr_db: float) -> FloatArray:
-        return add_power(window, other + np.float32(level_db(window) - level_db(other) - snr_db))
+    def _cut(self, index: int) -> FloatArray:
+        """A window's length of a clip at a random place, perhaps faster or slower."""
+        rng, how, sound = self._rng, self._how, self._clips.sounds[index]
+        n_samples, rate_hz = FRONT_END.window_length_samples, FRONT_END.sample_rate_hz
+        speed = rng.uniform(*how.speed) if rng.random() < how.speed_probability else 1.0
+        speed = min(speed, len(sound) / n_samples)
+        taken = min(len(sound), int(n_samples * speed) + 2)
+        start = self._louder_of_two(sound, taken)
+        cut = sound[start : start + taken]
+        if speed != 1.0:
+            cut = soxr.resample(cut, rate_hz * speed, rate_hz, quality="MQ")
+        cut = cut[:n_samples]
+        padded: FloatArray = np.pad(cut, (0, n_samples - len(cut)))
+        return padded
 
-    def _cut(self, index: int) -> tuple[FloatArray, FloatArray]:
-        """A window's length of a clip at a random place, perhaps stretched in time and shifted in pitch; its lesson."""
-        rng, how, frames = self._rng, self._how, self._clips.frames[index]
-        n_frames, n_mels = FRONT_END.n_frames, FRONT_END.n_mels
-        warped = rng.random() < how.warp_probability
-        stretch = rng.uniform(1 - how.time_warp, 1 + how.time_warp) if warped else 1.0
-        stretch = min(stretch, (len(frames) - 1) / (n_frames - 1))
-        span = stretch * (n_frames - 1)
-        start = self._louder_of_two(frames, span)
-        lessons = self._clips.lessons[index]
-        lesson = lessons[min(round(start / FRAMES_PER_LESSON), len(lessons) - 1)]
-        if not warped:
-            return frames[round(start) : round(start) + n_frames], lesson
-        shift = rng.uniform(-how.pitch_warp_bands, how.pitch_warp_bands)
-        at_frames = start + stretch * np.arange(n_frames)
-        at_bands = np.arange(n_mels) + shift
-        grid = np.meshgrid(at_frames, at_bands, indexing="ij")
-        cut: FloatArray = ndimage.map_coordinates(frames, grid, order=1, mode="nearest").astype(np.float32)
-        return cut, lesson
-
-    def _louder_of_two(self, frames: FloatArray, span: float) -> float:
+    def _louder_of_two(self, sound: FloatArray, taken: int) -> int:
         """A clip of barks is labelled dog_bark in its pauses too: prefer, not always, where there is sound."""
-        latest = len(frames) - 1 - span
-        first, second = self._rng.uniform(0.0, latest, 2) if latest > 0 else (0.0, 0.0)
-        loudness = [frames[int(start) : int(start + span)].max(axis=1).mean() for start in (first, second)]
-        return float(first if loudness[0] >= loudness[1] else second)
+        first, second = self._rng.integers(0, len(sound) - taken + 1, 2)
+        loudness = [_loudness(sound[start : start + taken]) for start in (first, second)]
+        return int(first if loudness[0] >= loudness[1] else second)
+
+    def _restyled(self, window: FloatArray) -> FloatArray:
+        """Each band's level and spread, drawn towards those of another clip; the level of the whole is kept."""
+        mean, deviation = _style(window)
+        other_mean, other_deviation = self._styles[int(self._rng.integers(len(self._styles)))]
+        share = np.float32(self._rng.beta(self._how.style_concentration, self._how.style_concentration))
+        other_mean = other_mean + (mean.mean() - other_mean.mean())
+        new_mean = share * mean + (1 - share) * other_mean
+        new_deviation = share * deviation + (1 - share) * other_deviation
+        restyled: FloatArray = (window - mean) / deviation * new_deviation + new_mean
+        return restyled
 
     def _microphone_colour(self) -> FloatArray:
         """A smooth frequency response: a few random points, joined."""
@@ -190,3 +207,22 @@ class WindowDrawer:
             start = int(rng.integers(0, FRONT_END.n_mels - width + 1))
             window[:, start : start + width] = fill
         return window
+
+
+def _at_snr(sound: FloatArray, other: FloatArray, snr_db: float) -> FloatArray:
+    """Two sounds at once, the other so much quieter; what is silent stays out."""
+    level, other_level = level_db(sound), level_db(other)
+    if min(level, other_level) <= SILENCE_DB:
+        return sound
+    mixed: FloatArray = sound + other * np.float32(10.0 ** ((level - other_level - snr_db) / 20.0))
+    return mixed
+
+
+def _loudness(sound: FloatArray) -> float:
+    pieces = np.abs(sound[: len(sound) // ENVELOPE_SAMPLES * ENVELOPE_SAMPLES]).reshape(-1, ENVELOPE_SAMPLES)
+    return float(pieces.max(axis=1).mean())
+
+
+def _style(log_mel: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Each band's mean and standard deviation over time, float32 (n_mels,) both."""
+    return log_mel.mean(axis=0), np.maximum(log_mel.std(axis=0), np.float32(STYLE_FLOOR_DB))

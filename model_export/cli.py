@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a TFLite file that takes a waveform, whose embeddings the network learns besides the labels; repeatable",
+        help="a TFLite file that takes a waveform, which the network learns to imitate besides the labels; repeatable",
     )
     training.add_argument("--threads", type=int, default=0, metavar="N", help="threads; 0 for all cores (default)")
 
@@ -182,7 +182,14 @@ def _train(options: argparse.Namespace) -> None:
     from model_export.train import train
 
     teachers = [PublishedNetwork(file) for file in options.teacher]
-    train(_clips(options), _recipe(options), options.out, teachers=teachers, num_threads=options.threads)
+    train(
+        _clips(options),
+        _recipe(options),
+        options.out,
+        teachers=teachers,
+        unlabelled=clip_lists.esc10_others(options.esc10),
+        num_threads=options.threads,
+    )
 
 
 def _quantize(options: argparse.Namespace) -> None:
@@ -250,7 +257,8 @@ def _crossvalidate(options: argparse.Namespace) -> None:
         options.out,
         folds=options.folds or folds,
         peers=[PublishedNetwork(file, cache=options.out) for file in options.peer],
-        teachers=[PublishedNetwork(file, cache=options.out) for file in options.teacher],
+        teachers=[PublishedNetwork(file) for file in options.teacher],
+        unlabelled=clip_lists.esc10_others(options.esc10),
         num_threads=options.threads,
     )
     print(summary(evaluate(runs)), end="")

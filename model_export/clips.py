@@ -7,13 +7,13 @@ folder for each class. Out: `Clip`s. Splits go by fold and by recording, never b
 import csv
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from agent.errors import UsageError
-from agent.wavfile import walk
+from agent.wavfile import SUFFIXES, walk
 
 URBANSOUND8K_LABELS = (
     "air_conditioner",
@@ -50,7 +50,7 @@ class Clip:
 
     Attributes:
         file: the sound file.
-        label: one of `LABELS`, or one's own.
+        label: one of `LABELS`, or one's own; of a sound that is not labelled for us, its data set's own name.
         dataset: `us8k`, `esc10` or `own`.
         fold: the fold that the data set's authors put it in; of one's own classes, the fold it was dealt to.
         recording: the recording it was cut from: clips of one recording are not independent.
@@ -93,24 +93,35 @@ def esc10(folder: Path) -> list[Clip]:
     Raises:
         UsageError: the folder has neither `metadata.csv` nor `meta/esc50.csv`.
     """
+    return [
+        replace(clip, label=ESC10_LABELS[clip.label])
+        for clip in _esc10_as_published(folder)
+        if clip.label in ESC10_LABELS
+    ]
+
+
+def esc10_others(folder: Path) -> list[Clip]:
+    """The other clips of ESC-10, under its own names: sounds for teachers, which need no label.
+
+    Raises:
+        UsageError: as `esc10`.
+    """
+    return [clip for clip in _esc10_as_published(folder) if clip.label not in ESC10_LABELS]
+
+
+def _esc10_as_published(folder: Path) -> list[Clip]:
     if (folder / "metadata.csv").is_file():
-        clips = [
+        return [
             Clip(folder / row["file"], row["class"], "esc10", int(row["fold"]), row["source_id"])
             for row in _rows(folder / "metadata.csv")
         ]
-    elif (folder / "meta" / "esc50.csv").is_file():
-        clips = [
+    if (folder / "meta" / "esc50.csv").is_file():
+        return [
             Clip(folder / "audio" / row["filename"], row["category"], "esc10", int(row["fold"]), row["src_file"])
             for row in _rows(folder / "meta" / "esc50.csv")
             if row["esc10"] == "True"
         ]
-    else:
-        raise UsageError(f"--esc10 {folder}: no metadata.csv and no meta/esc50.csv in it")
-    return [
-        Clip(clip.file, ESC10_LABELS[clip.label], clip.dataset, clip.fold, clip.recording)
-        for clip in clips
-        if clip.label in ESC10_LABELS
-    ]
+    raise UsageError(f"--esc10 {folder}: no metadata.csv and no meta/esc50.csv in it")
 
 
 def class_folders(folder: Path) -> list[Clip]:
@@ -121,16 +132,23 @@ def class_folders(folder: Path) -> list[Clip]:
     the same each time.
 
     Raises:
-        UsageError: no such folder, fewer than two classes, a name that is no label, or fewer than two recordings of
-            a class.
+        UsageError: no such folder, fewer than two classes, a recording outside of them, a name that is no label, or
+            fewer than two recordings of a class.
         RecordingError: a class without recordings, or a folder that cannot be listed.
     """
     try:
-        classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UsageError(
             f"--data {folder}: {error.strerror}; expected a folder with one folder for each class"
         ) from error
+    classes = [path for path in entries if path.is_dir()]
+    loose = [path for path in entries if path.suffix.lower() in SUFFIXES and path not in classes]
+    if loose:
+        raise UsageError(
+            f"--data {folder}: recordings that lie in no class's folder: {len(loose)}, the first {loose[0].name}; "
+            "expected none"
+        )
     if len(classes) < 2:
         raise UsageError(f"--data {folder}: folders in it: {len(classes)}, expected two or more, one for each class")
     recordings = {path.name: _recordings_of_class(path) for path in classes}

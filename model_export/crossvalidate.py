@@ -48,9 +48,12 @@ def crossvalidate(
     folds: Sequence[int],
     peers: Sequence[PublishedNetwork],
     teachers: Sequence[PublishedNetwork] = (),
+    unlabelled: Sequence[Clip] = (),
     num_threads: int,
 ) -> list[FoldPredictions]:
     """Train and test on each fold.
+
+    `unlabelled` are more sounds for the teachers; of them too, no fold and no recording of the test is heard.
 
     What stands in `out` from a run of the same recipe and teachers is used again: networks and finished folds. A fold
     whose networks are there but not all of its predictions is tested again, without training.
@@ -65,8 +68,11 @@ def crossvalidate(
         # ESC-10's weather, water, fire and clocks in the test say whether background stays background; they are not in
         # the accuracy.
         split = hold_out_fold(clips, fold)
+        heard = {clip.recording for clip in split[1]}
+        others = [clip for clip in unlabelled if clip.fold != fold and clip.recording not in heard]
         if not _is_done(work, recipe, teachers, systems):
-            tested = _own_results(split, recipe, work, fold=fold, teachers=teachers, num_threads=num_threads)
+            trained = _networks(split[0], others, recipe, work, teachers=teachers, num_threads=num_threads)
+            tested = _own_results(split, trained, recipe, work, fold=fold)
             for peer in peers:
                 tested += _peer_results(peer, split, recipe, fold=fold)
             write_predictions(tested, work / PREDICTIONS_NAME)
@@ -85,21 +91,30 @@ def _is_done(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork], s
     )
 
 
+def _networks(
+    clips: Sequence[Clip],
+    unlabelled: Sequence[Clip],
+    recipe: Recipe,
+    work: Path,
+    *,
+    teachers: Sequence[PublishedNetwork],
+    num_threads: int,
+) -> tuple[keras.Model, keras.Model]:
+    if _is_trained(work, recipe, teachers):
+        log.info("crossvalidate.trained_before folder=%s", work.name)
+        return load_networks(work)
+    return train(clips, recipe, work, teachers=teachers, unlabelled=unlabelled, num_threads=num_threads)
+
+
 def _own_results(
     split: tuple[Sequence[Clip], Sequence[Clip]],
+    trained: tuple[keras.Model, keras.Model],
     recipe: Recipe,
     work: Path,
     *,
     fold: int,
-    teachers: Sequence[PublishedNetwork],
-    num_threads: int,
 ) -> list[FoldPredictions]:
-    train_clips, test_clips = split
-    if _is_trained(work, recipe, teachers):
-        log.info("crossvalidate.trained_before folder=%s", work.name)
-        embedding, classifier = load_networks(work)
-    else:
-        embedding, classifier = train(train_clips, recipe, work, teachers=teachers, num_threads=num_threads)
+    (train_clips, test_clips), (embedding, classifier) = split, trained
     quantize(embedding, classifier, representative_windows(train_clips, seed=recipe.seed), work)
     agents_own = Classifier(write_card(work, onset_response_s=0.0, offset_response_s=0.0))
     windows, counts = all_windows(frames_of_clips(test_clips))
@@ -116,7 +131,8 @@ def _is_trained(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork]
     if not (work / TRAINING_NAME).is_file():
         return False
     record = json.loads((work / TRAINING_NAME).read_text(encoding="utf-8"))
-    return bool(record["recipe"] == asdict(recipe) and record["teachers"] == [teacher.identity for teacher in teachers])
+    as_recorded = json.loads(json.dumps(asdict(recipe)))
+    return bool(record["recipe"] == as_recorded and record["teachers"] == [teacher.identity for teacher in teachers])
 
 
 def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:

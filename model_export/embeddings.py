@@ -40,7 +40,7 @@ class EmbeddingCache:
     def __init__(self, model: ModelFolder, folder: Path) -> None:
         self._folder = folder / model.sha256[:12]
         self._front_end = model.card.front_end
-        self._classifier = Classifier(model)
+        self._classifier = Classifier(model, streaming=model.card.streaming is not None)
 
     def embeddings_of(self, clips: Sequence[Clip]) -> dict[Clip, FloatArray]:
         """The embeddings of each clip, float32 (n_windows, d).

@@ -1,4 +1,4 @@
-"""Clips to log-mel frames, by the agent's own front end.
+"""Clips to log-mel frames, by the agent's own front end, and to sounds at its rate.
 
 In: clips. Out: for each, float32 (n_frames, n_mels), one frame each hop, from the clip's first sample on. Training
 keeps levels far below the card's floor, so that gain can be changed afterwards and then clipped as the card says.
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import soxr
 
 from agent.frontend import FrontEnd
 from agent.model_card import FrontEndNumbers
@@ -36,6 +37,19 @@ def read_mono(file: Path) -> tuple[FloatArray, int]:
     with open_recording(file) as recording:
         blocks = [block.samples for block in recording.blocks()]
     return np.concatenate(blocks), recording.sample_rate_hz
+
+
+def sound_of(clip: Clip) -> FloatArray:
+    """A whole short clip at the front end's rate; one shorter than a window is padded with silence to one window.
+
+    Returns:
+        float32 (n,), in [-1, 1].
+    """
+    samples, rate_hz = read_mono(clip.file)
+    if rate_hz != FRONT_END.sample_rate_hz:
+        samples = soxr.resample(samples, rate_hz, FRONT_END.sample_rate_hz)
+    padded: FloatArray = np.pad(samples, (0, max(0, FRONT_END.window_length_samples - len(samples))))
+    return padded
 
 
 def frames_of(samples: FloatArray, sample_rate_hz: int, numbers: FrontEndNumbers = DEEP) -> FloatArray:

@@ -183,7 +183,8 @@ def write_head(
     rows = np.concatenate([embeddings[clip] for clip in clips])
     try:
         out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base.embedding_file, out / card.embedding.file)
+        for file in filter(None, (base.embedding_file, base.streaming_file)):
+            shutil.copyfile(file, out / file.name)
         write_mlp(head, reads, rows, classifier)
         agreement = check_int8(classifier, head.likelihoods(rows), run_mlp(classifier, reads, rows))
         name = f"{card.name}-head"

@@ -103,14 +103,16 @@ class TensorNote:
     sample_rate_hz: int | None = None
 
 
-def write_metadata(file: Path, metadata: Metadata, *, reads: TensorNote, answers: TensorNote) -> None:
+def write_metadata(
+    file: Path, metadata: Metadata, *, reads: Sequence[TensorNote], answers: Sequence[TensorNote]
+) -> None:
     """Write metadata into a TFLite file, in place of what it carried; the network stays as it is.
 
     Args:
-        file: a TFLite file with one input and one output.
-        metadata: of the whole file; its labels are those of the output.
-        reads: about the input.
-        answers: about the output.
+        file: a TFLite file.
+        metadata: of the whole file; its labels are those of the first output.
+        reads: about each input.
+        answers: about each output.
 
     Raises:
         ModelError: the file cannot be read, or is not TFLite.
@@ -152,13 +154,14 @@ def read_metadata(file: Path) -> Metadata:
 
 
 def check_metadata(model: ModelFolder) -> None:
-    """Hold the metadata in both files against `model.json`: name, version, licence and labels.
+    """Hold the metadata in all files against `model.json`: name, version, licence and labels.
 
     Raises:
         ModelError: a file carries none, or says something else than the card.
     """
     card = model.card
-    for file, labels in ((model.embedding_file, ()), (model.classifier_file, card.labels)):
+    streaming = [(model.streaming_file, ())] if model.streaming_file else []
+    for file, labels in [(model.embedding_file, ()), *streaming, (model.classifier_file, card.labels)]:
         said = read_metadata(file)
         expected = replace(said, name=card.name, version=card.version, licence=card.licence, labels=labels)
         for field in (field.name for field in fields(Metadata)):
@@ -189,18 +192,20 @@ def _buffer_of(model: schema.ModelT) -> schema.BufferT:
     return model.buffers[-1]
 
 
-def _flatbuffer(metadata: Metadata, reads: TensorNote, answers: TensorNote) -> bytes:
+def _flatbuffer(metadata: Metadata, reads: Sequence[TensorNote], answers: Sequence[TensorNote]) -> bytes:
     labels: _Value = {
         _File.NAME: LABELS_NAME,
         _File.DESCRIPTION: "one label a line, in the order of the output",
         _File.TYPE: _TENSOR_AXIS_LABELS,
     }
-    output = _tensor(answers) | ({_Tensor.FILES: [labels]} if metadata.labels else {})
+    inputs, outputs = ([_tensor(note) for note in notes] for notes in (reads, answers))
+    if metadata.labels:
+        outputs[0][_Tensor.FILES] = [labels]
     table: _Value = {
         _Model.NAME: metadata.name,
         _Model.DESCRIPTION: metadata.description,
         _Model.VERSION: metadata.version,
-        _Model.SUBGRAPHS: [{_Subgraph.INPUTS: [_tensor(reads)], _Subgraph.OUTPUTS: [output]}],
+        _Model.SUBGRAPHS: [{_Subgraph.INPUTS: inputs, _Subgraph.OUTPUTS: outputs}],
         _Model.AUTHOR: metadata.author,
         _Model.LICENCE: metadata.licence,
         _Model.MIN_PARSER_VERSION: _MIN_PARSER_VERSION,

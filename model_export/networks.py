@@ -9,6 +9,7 @@ ICASSP 2021.
 """
 
 import os
+from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # without it, TensorFlow trains 1.4 times slower on AVX2
@@ -21,6 +22,7 @@ from agent.model_card import FrontEndNumbers
 
 FILTERS = (32, 64, 128, 256)
 HIDDEN = (512, 128)
+CHUNK_FRAMES = 2 ** (len(FILTERS) - 1)  # frames that move the last map by one column
 EMBEDDING, CLASSIFIER, STANDARDIZATION = "embedding", "classifier", "standardization"
 
 
@@ -57,12 +59,20 @@ def classifier_network(n_inputs: int, n_labels: int, hidden: tuple[int, ...] = H
     return keras.Model(embedding, likelihoods, name=CLASSIFIER)
 
 
-def joined(embedding: keras.Model, classifier: keras.Model, n_taught: int = 0) -> keras.Model:
-    """What is trained: window to likelihoods and, with teachers, to their `n_taught` embedding values."""
-    outputs = [classifier(embedding.output)]
-    if n_taught:
-        outputs.append(layers.Dense(n_taught, name="taught")(embedding.output))
-    return keras.Model(embedding.input, outputs, name="sensor")
+def taught(embedding: keras.Model, classifier: keras.Model, lessons: Sequence[tuple[str, int]]) -> keras.Model:
+    """Window to likelihoods and to what teachers say; the layers that predict that are thrown away afterwards.
+
+    Args:
+        embedding: window to embedding.
+        classifier: embedding to likelihoods.
+        lessons: the layer of the embedding network that predicts, and how many values at each place of it; none
+            without teachers.
+    """
+    predicted = [
+        layers.Dense(n_values, name=f"lesson{number}")(embedding.get_layer(layer).output)
+        for number, (layer, n_values) in enumerate(lessons, start=1)
+    ]
+    return keras.Model(embedding.input, [classifier(embedding.output), *predicted], name="sensor")
 
 
 def without_standardization(classifier: keras.Model) -> keras.Model:

@@ -1,4 +1,4 @@
-"""Write the model folder: `model.json` and `MODEL_CARD.md` beside the two TFLite files, and metadata into those.
+"""Write the model folder: `model.json` and `MODEL_CARD.md` beside the TFLite files, and metadata into those.
 
 In: the TFLite files, the record of the training, the figures of the cross-validation where there are any. Out: a
 folder that `agent.model_card.load_model_folder` accepts.
@@ -25,6 +25,7 @@ from agent.model_card import (
 from model_export.clips import BACKGROUND, LABELS
 from model_export.features import FRONT_END
 from model_export.metadata import LABELS_NAME, Metadata, TensorNote, write_metadata
+from model_export.streaming import STREAMING_NAME, streaming_card
 
 NAME, VERSION = "l3-edge-us8k", "1"
 AUTHOR = "urban-sound-agent"
@@ -44,6 +45,7 @@ GROUPS = {
     "siren": "alert",
     "street_music": "music",
 }
+N_CONVOLUTIONS = 8
 SPAN_S = 1.0
 DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0)
 CLASS_NUMBERS = {"gun_shot": EventNumbers(min_duration_s=0.1), "dog_bark": EventNumbers(min_duration_s=0.1)}
@@ -52,18 +54,22 @@ EMBEDDING_NOTE = TensorNote("embedding", "The embedding of one window, without u
 LIKELIHOODS_NOTE = TensorNote("likelihoods", f"For each label of {LABELS_NAME} a number from 0 to 1 (softmax).")
 
 
-def describe_networks(embedding: Path, classifier: Path) -> None:
-    """Write into both TFLite files what they are; what they compute stays the same."""
+def describe_networks(embedding: Path, streaming: Path, classifier: Path) -> None:
+    """Write into the TFLite files what they are; what they compute stays the same."""
     numbers = FRONT_END
-    window = TensorNote(
-        "log_mel",
-        f"Not a waveform, but what the front end computes from it: one window of {numbers.n_frames} frames x "
-        f"{numbers.n_mels} mel bands, levels in decibels relative to a full-scale sine, clipped to "
-        f"{numbers.level_min_db:.0f} to {numbers.level_max_db:.0f} dB. Sound: mono, {numbers.sample_rate_hz} Hz, "
-        f"{numbers.window_length_samples} samples. Frames: Hann taper of {numbers.taper_length_samples} samples each "
-        f"{numbers.hop_length_samples} samples, wholly inside the window, FFT of {numbers.fft_length}. Bands: "
-        f"{numbers.mel_scale.upper()} scale, {numbers.mel_min_hz:.0f} to {numbers.mel_max_hz:.0f} Hz.",
-        sample_rate_hz=numbers.sample_rate_hz,
+    window, chunk = (
+        TensorNote(
+            "log_mel",
+            f"Not a waveform, but what the front end computes from it: {extent} x "
+            f"{numbers.n_mels} mel bands, levels in decibels relative to a full-scale sine, clipped to "
+            f"{numbers.level_min_db:.0f} to {numbers.level_max_db:.0f} dB. Sound: mono, {numbers.sample_rate_hz} Hz, "
+            f"{numbers.window_length_samples} samples a window. Frames: Hann taper of {numbers.taper_length_samples} "
+            f"samples each {numbers.hop_length_samples} samples, wholly inside the window, FFT of "
+            f"{numbers.fft_length}. Bands: {numbers.mel_scale.upper()} scale, {numbers.mel_min_hz:.0f} to "
+            f"{numbers.mel_max_hz:.0f} Hz.",
+            sample_rate_hz=numbers.sample_rate_hz,
+        )
+        for extent in (f"one window of {numbers.n_frames} frames", "the frames that follow the last chunk")
     )
     said = Metadata(
         name=NAME,
@@ -72,14 +78,21 @@ def describe_networks(embedding: Path, classifier: Path) -> None:
         author=AUTHOR,
         licence=LICENCE,
     )
-    write_metadata(embedding, said, reads=window, answers=EMBEDDING_NOTE)
+    write_metadata(embedding, said, reads=[window], answers=[EMBEDDING_NOTE])
+    said = replace(said, description=f"{DESCRIPTION}. This file: window to embedding, streaming")
+    column = TensorNote("column", "The embedding of a window is the maximum of the columns that lie in it.")
+    states = [
+        TensorNote(f"state{n}", f"The columns before convolution {n}: what comes out goes in with the next chunk.")
+        for n in range(1, N_CONVOLUTIONS + 1)
+    ]
+    write_metadata(streaming, said, reads=[chunk, *states], answers=[column, *states])
     describe_classifier(classifier, replace(said, description=DESCRIPTION, labels=LABELS))
 
 
 def describe_classifier(file: Path, said: Metadata) -> None:
     """Write into the file of a classifier what it is: the description of the model, and which part of it this is."""
     said = replace(said, description=f"{said.description}. This file: embedding to likelihoods")
-    write_metadata(file, said, reads=EMBEDDING_NOTE, answers=LIKELIHOODS_NOTE)
+    write_metadata(file, said, reads=[EMBEDDING_NOTE], answers=[LIKELIHOODS_NOTE])
 
 
 def network_card(file: Path) -> NetworkCard:
@@ -107,7 +120,8 @@ def write_card(folder: Path, *, onset_response_s: float, offset_response_s: floa
         ModelError: a file cannot be read, or is not TFLite.
     """
     embedding, classifier = folder / "embedding.tflite", folder / "classifier.tflite"
-    describe_networks(embedding, classifier)  # first: the card names the hashes
+    streaming = folder / STREAMING_NAME
+    describe_networks(embedding, streaming, classifier)  # first: the card names the hashes
     card = ModelCard(
         schema_name="urbansound.model/1",
         name=NAME,
@@ -119,6 +133,7 @@ def write_card(folder: Path, *, onset_response_s: float, offset_response_s: floa
         groups=GROUPS,
         front_end=FRONT_END,
         embedding=network_card(embedding),
+        streaming=streaming_card(embedding, streaming),
         classifier=network_card(classifier),
         events=EventCard(
             span_s=SPAN_S,
@@ -150,7 +165,7 @@ def _taught_by(teachers: list[dict[str, str]]) -> str:
     if not teachers:
         return "It learnt from the labels alone."
     names = ", ".join(f"{teacher['name']} (SHA-256 {teacher['sha256']})" for teacher in teachers)
-    return f"Besides the labels it learnt to predict the embedding of {names}."
+    return f"Besides the labels it learnt to predict maps and embedding of {names}."
 
 
 def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -> None:
@@ -179,7 +194,8 @@ The weights are under {model.card.licence}. The code is Apache-2.0. Trained on:
 - UrbanSound8K, CC BY-NC 3.0: J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research",
   ACM Multimedia 2014. **Non-commercial.** Its clips come from Freesound, by the users behind each recording.
 - ESC-10, CC BY 3.0: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015. Rain, sea
-  waves, crackling fire and ticking clocks are `background`, its dogs are `dog_bark`; its other classes are not used.
+  waves, crackling fire and ticking clocks are `background`, its dogs are `dog_bark`; {training["unlabelled"]} clips of
+  its other classes were heard without a label, for teachers.
 - Synthetic noise (`model_export/noise.py`) as `background`.
 
 {training["clips"]} clips of {training["recordings"]} recordings ({_folds(training["folds"])}), and
@@ -193,9 +209,9 @@ sine, a fixed reference, from {front_end.level_min_db:.0f} to {front_end.level_m
 (Cramer et al., ICASSP 2019) with 32-64-128-256 filters, no padding along time, maximum over the last map; MLP 512-128
 with the standardization folded in; {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
 
-Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, power-domain mixup,
-backgrounds, SpecAugment, small time and pitch warps, and weight averaging, then {recipe["calm_epochs"]} calm ones with
-little mixing; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
+Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, mixup, backgrounds,
+changes of speed, frequency styles of other clips, SpecAugment and weight averaging, then {recipe["calm_epochs"]} calm
+ones with little mixing; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
 
 ## Figures
 Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.

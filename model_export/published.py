@@ -6,12 +6,16 @@ MLP's likelihoods. The embedding is the tensor that goes into the last fully con
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import flatbuffers
 import keras
 import numpy as np
 import soxr
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
@@ -28,6 +32,51 @@ RATE_HZ = 16_000
 HOP_SAMPLES = 1_600
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """What a convolution gives, somewhere between spectrogram and embedding; time runs along its columns.
+
+    Attributes:
+        tensor: its number in the file.
+        n_columns, n_rows, n_values: its shape.
+        first_frame, frame_step: where its columns lie, in frames of the spectrogram.
+        first_band, band_step: where its rows lie, in bands of the spectrogram.
+        n_bands: bands of the spectrogram.
+        hears_frames: how many frames one column hears.
+    """
+
+    tensor: int
+    n_columns: int
+    n_rows: int
+    n_values: int
+    first_frame: float
+    frame_step: int
+    first_band: float
+    band_step: int
+    n_bands: int
+    hears_frames: int
+
+
+@dataclass(slots=True)
+class _Axis:
+    """One axis of a map, in steps of the spectrogram: where its first place lies, how far the next, what one hears."""
+
+    length: int
+    first: float = 0.0
+    step: int = 1
+    hears: int = 1
+
+    def convolved(self, kernel: int, length: int) -> None:
+        """After a convolution (TensorFlow's padding: none, or as much as keeps the length, rather at the end)."""
+        stride = round(self.length / length)
+        kept = length == -(-self.length // stride)
+        padding = max((length - 1) * stride + kernel - self.length, 0) if kept else 0
+        self.first += self.step * ((kernel - 1) / 2 - padding // 2)
+        self.hears += (kernel - 1) * self.step
+        self.step *= stride
+        self.length = length
+
+
 class PublishedNetwork:
     """A network that takes a waveform at 16 kHz.
 
@@ -39,6 +88,8 @@ class PublishedNetwork:
         name: of the file.
         identity: the name and the file's SHA-256, for the record.
         window_samples: what it hears at once.
+        embedding_values: how long its embedding is.
+        maps: what its convolutions give, as far as they follow the spectrogram in one line.
 
     Raises:
         ModelError: the file is not TFLite, does not take one float32 waveform, or has no fully connected layer.
@@ -47,25 +98,28 @@ class PublishedNetwork:
     def __init__(self, file: Path, cache: Path | None = None) -> None:
         self.name = file.stem
         try:
-            self._interpreter = Interpreter(model_path=str(file), num_threads=1, experimental_preserve_all_tensors=True)
+            self._content = file.read_bytes()
+            interpreter = Interpreter(model_content=self._content)
         except (ValueError, OSError) as error:
             raise ModelError(f"network {file}: not a TFLite file ({error})") from error
         self.identity = {"name": file.stem, "sha256": sha256_of(file)}
         self._cache = cache / f"{file.stem}-{self.identity['sha256'][:12]}.npz" if cache else None
-        self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]
+        self._input = interpreter.get_input_details()[0]
         shape = tuple(self._input["shape"])
         if self._input["dtype"] is not np.float32 or len(shape) != 1:
             raise ModelError(
                 f"network {file}: takes {self._input['dtype'].__name__} {shape}, expected one float32 waveform"
             )
         self.window_samples = int(shape[0])
-        operators = self._interpreter._get_ops_details()
+        operators = interpreter._get_ops_details()
         connected = [op for op in operators if op["op_name"] == "FULLY_CONNECTED"]
         if not connected:
             raise ModelError(f"network {file}: no fully connected layer, expected one after the embedding")
         self._embedding = int(connected[-1]["inputs"][0])
-        self._details = {int(tensor["index"]): tensor for tensor in self._interpreter.get_tensor_details()}
+        self._details = {int(tensor["index"]): tensor for tensor in interpreter.get_tensor_details()}
+        self.embedding_values = int(np.prod(self._details[self._embedding]["shape"]))
+        self.maps = list(self._maps(operators))
+        self._interpreters: dict[tuple[int, ...], Interpreter] = {}
 
     def embeddings(self, samples: FloatArray, sample_rate_hz: int) -> FloatArray:
         """One embedding each 0.1 s; a sound shorter than one window is padded with silence.
@@ -76,13 +130,38 @@ class PublishedNetwork:
         if sample_rate_hz != RATE_HZ:
             samples = soxr.resample(samples, sample_rate_hz, RATE_HZ)
         samples = np.pad(samples, (0, max(0, self.window_samples - len(samples))))
-        rows = []
-        for start in range(0, len(samples) - self.window_samples + 1, HOP_SAMPLES):
-            window = samples[start : start + self.window_samples].astype(np.float32)
-            self._interpreter.set_tensor(self._input["index"], window)
-            self._interpreter.invoke()
-            rows.append(self._dequantized(self._interpreter.get_tensor(self._embedding)))
-        return np.stack(rows)
+        starts = range(0, len(samples) - self.window_samples + 1, HOP_SAMPLES)
+        return np.stack([self.inside(samples[start : start + self.window_samples])[-1] for start in starts])
+
+    def inside(self, window: FloatArray, maps: Sequence[FeatureMap] = ()) -> list[FloatArray]:
+        """What it makes of one window.
+
+        Args:
+            window: float32 (window_samples,).
+            maps: which of its maps are asked for.
+
+        Returns:
+            for each map float32 (n_columns, n_rows, n_values), and last the embedding, float32 (d,).
+        """
+        tensors = (*(one.tensor for one in maps), self._embedding)
+        if tensors not in self._interpreters:
+            self._interpreters[tensors] = self._giving(tensors)
+        interpreter = self._interpreters[tensors]
+        interpreter.set_tensor(self._input["index"], window.astype(np.float32))
+        interpreter.invoke()
+        *found, embedding = (self._dequantized(interpreter.get_tensor(tensor), tensor) for tensor in tensors)
+        return [*(values[0] for values in found), embedding.reshape(-1)]
+
+    def _giving(self, tensors: Sequence[int]) -> Interpreter:
+        """The same network with these tensors as its outputs: else LiteRT does not keep what is inside."""
+        model = schema.ModelT.InitFromPackedBuf(self._content)
+        model.subgraphs[0].outputs = list(tensors)
+        model.signatureDefs = None  # it named the outputs that were
+        builder = flatbuffers.Builder()
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        interpreter = Interpreter(model_content=bytes(builder.Output()), num_threads=1)
+        interpreter.allocate_tensors()
+        return interpreter
 
     def embeddings_of(self, clips: Sequence[Clip]) -> list[FloatArray]:
         """The embeddings of each clip; with a cache, each clip is heard once."""
@@ -103,10 +182,41 @@ class PublishedNetwork:
             partial.replace(self._cache)
         return [known[name] for name in names]
 
-    def _dequantized(self, values: NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8]) -> FloatArray:
-        scale, zero_point = self._details[self._embedding]["quantization"]
-        row = values.reshape(-1).astype(np.float32)
-        return (row - np.float32(zero_point)) * np.float32(scale) if scale else row
+    def _maps(self, operators: Sequence[dict[str, Any]]) -> Iterator[FeatureMap]:
+        """Follow the convolutions from the spectrogram, the first tensor of shape (1, frames, bands, 1), on."""
+        columns = rows = _Axis(0)
+        newest = n_bands = 0
+        for operator in operators:
+            if operator["op_name"] not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+                continue
+            source, weights, answer = operator["inputs"][0], operator["inputs"][1], operator["outputs"][0]
+            shape, kernel, given = (self._details[tensor]["shape"] for tensor in (source, weights, answer))
+            if newest == 0 and shape[3] == 1:
+                columns, rows, n_bands = _Axis(int(shape[1])), _Axis(int(shape[2])), int(shape[2])
+            elif source != newest:
+                return
+            columns.convolved(int(kernel[1]), int(given[1]))
+            rows.convolved(int(kernel[2]), int(given[2]))
+            newest = answer
+            yield FeatureMap(
+                tensor=int(answer),
+                n_columns=columns.length,
+                n_rows=rows.length,
+                n_values=int(given[3]),
+                first_frame=columns.first,
+                frame_step=columns.step,
+                first_band=rows.first,
+                band_step=rows.step,
+                n_bands=n_bands,
+                hears_frames=columns.hears,
+            )
+
+    def _dequantized(
+        self, values: NDArray[np.float32] | NDArray[np.int8] | NDArray[np.uint8], tensor: int
+    ) -> FloatArray:
+        scale, zero_point = self._details[tensor]["quantization"]
+        floats: FloatArray = values.astype(np.float32)
+        return (floats - np.float32(zero_point)) * np.float32(scale) if scale else floats
 
 
 def train_mlp(

@@ -1,6 +1,7 @@
 """Keras networks to fully quantized TFLite: int8 weights, int8 activations, int8 in and out.
 
-In: the trained networks and windows of real recordings. Out: `embedding.tflite` and `classifier.tflite`.
+In: the trained networks and windows of real recordings. Out: `embedding.tflite`, the same in its streaming form, and
+`classifier.tflite`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from model_export import networks
 from model_export.augment import level_db
 from model_export.clips import Clip
 from model_export.features import FRONT_END, at_card_level, frames_of_clips
+from model_export.streaming import STREAMING_NAME, write_streaming
 
 N_REPRESENTATIVE = 512
 GAINS_DB = (0.0, -10.0, -20.0, -30.0)
@@ -59,7 +61,7 @@ def _one_by_one(inputs: FloatArray) -> Callable[[], Iterator[list[FloatArray]]]:
 
 
 def quantize(embedding: keras.Model, classifier: keras.Model, windows: FloatArray, out: Path) -> None:
-    """Write both networks as int8 TFLite files.
+    """Write both networks as int8 TFLite files, and the streaming form of the first.
 
     Args:
         embedding: window to embedding.
@@ -70,6 +72,8 @@ def quantize(embedding: keras.Model, classifier: keras.Model, windows: FloatArra
     inputs = windows[..., None]
     embeddings = embedding.predict(inputs, batch_size=64, verbose=0)
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{networks.EMBEDDING}.tflite").write_bytes(to_int8(embedding, inputs))
+    windowed = out / f"{networks.EMBEDDING}.tflite"
+    windowed.write_bytes(to_int8(embedding, inputs))
+    write_streaming(windowed, out / STREAMING_NAME, chunk_frames=networks.CHUNK_FRAMES)
     folded = networks.without_standardization(classifier)
     (out / f"{networks.CLASSIFIER}.tflite").write_bytes(to_int8(folded, embeddings))

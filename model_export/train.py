@@ -1,10 +1,12 @@
 """Train the L3 audio network and its MLP together, from scratch, on labelled clips; published networks may teach.
 
-In: clips, teachers. Out: a folder with `embedding.keras`, `classifier.keras` and `training.json` (the recipe and how it
-went). The number of epochs is fixed in advance; nothing is chosen by looking at a validation set.
+In: labelled clips; teachers, and sounds that they need no label for. Out: a folder with `embedding.keras`,
+`classifier.keras` and `training.json` (the recipe and how it went). The number of epochs is fixed in advance; nothing
+is chosen by looking at a validation set.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -20,15 +22,17 @@ import tensorflow as tf
 from agent.errors import UsageError
 from agent.values import FloatArray
 from model_export import networks, noise
-from model_export.augment import Augmentation, Example, TrainingClips, WindowDrawer
+from model_export.augment import UNLABELLED, Augmentation, TrainingClips, WindowDrawer
 from model_export.clips import BACKGROUND, LABELS, Clip
-from model_export.features import FRONT_END, frames_of, frames_of_clips
+from model_export.features import FRONT_END, sound_of
 from model_export.published import PublishedNetwork
+from model_export.teachers import Teachers
 
 log = logging.getLogger(__name__)
 
 TRAINING_NAME = "training.json"
-CALM = Augmentation(mixup_probability=0.15, background_probability=0.3, masks=1)
+CALM = Augmentation(mixup_probability=0.15, background_probability=0.3, style_probability=0.0, masks=1)
+SETTLING_BATCHES = 80  # of windows, for the units of the lessons
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +40,14 @@ class Recipe:
     """How the network is trained. AdamW under a one-cycle schedule; the weights are averaged over the steps.
 
     Two phases: with all that `Augmentation` does, then a short calm one with little mixing, at a lower rate. With
-    teachers, a layer that is thrown away afterwards predicts their embeddings from ours; its mean squared error,
-    relative to the variance of theirs, counts `lesson_weight` times beside the cross-entropy of the labels.
+    teachers, layers that are thrown away afterwards predict what is inside them, from what is inside ours; beside the
+    cross-entropy of the labels counts the mean squared error of their maps, `map_weights` times (one weight for each of
+    our layers that is taught), and of their embedding, `embedding_weight` times.
 
     Source: one cycle, Smith and Topin 2019; AdamW, Loshchilov and Hutter, ICLR 2019.
     """
 
-    epochs: int = 24
+    epochs: int = 36
     calm_epochs: int = 6
     batch_size: int = 16
     learning_rate: float = 1.5e-3
@@ -50,10 +55,11 @@ class Recipe:
     weight_decay: float = 0.05
     warm_up: float = 0.25
     average_momentum: float = 0.995
-    noise_clips: int = 240
+    noise_clips: int = 160
     noise_clip_s: float = 4.0
-    lesson_weight: float = 3.0
-    seed: int = 20190512
+    map_weights: tuple[float, float, float] = (0.2, 0.7, 0.7)
+    embedding_weight: float = 3.0
+    seed: int = 1
 
 
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
@@ -70,39 +76,39 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         return self._peak * tf.maximum(tf.where(part < self._warm_up, rising, falling), 1e-3)
 
 
-def training_clips(clips: Sequence[Clip], recipe: Recipe, teachers: Sequence[PublishedNetwork]) -> TrainingClips:
-    """The clips and synthetic background noise, with the teachers' lessons."""
+def cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
+    """The cross-entropy of each row; a row without label costs nothing and teaches nothing.
+
+    Keras' own is computed together with the softmax, and its gradient holds only where labels sum to 1: a row of zeros
+    pushed all logits down, without end.
+
+    Args:
+        label: float32 (batch, n_labels), rows sum to 1, or are all 0.
+        likelihood: float32 (batch, n_labels), rows sum to 1.
+    """
+    return -tf.reduce_sum(label * tf.math.log(tf.maximum(likelihood, 1e-7)), axis=-1)
+
+
+def training_clips(clips: Sequence[Clip], unlabelled: Sequence[Clip], recipe: Recipe) -> TrainingClips:
+    """Labelled clips, synthetic background noise, and sounds without label, in this order."""
     rate_hz, background = FRONT_END.sample_rate_hz, LABELS.index(BACKGROUND)
     rng = np.random.default_rng(recipe.seed)
     n_samples = round(recipe.noise_clip_s * rate_hz)
     noises = [noise.background(n_samples, rate_hz, rng) for _ in range(recipe.noise_clips)]
-    frames = frames_of_clips(clips) + [frames_of(sound, rate_hz) for sound in noises]
-    targets = [LABELS.index(clip.label) for clip in clips] + [background] * len(noises)
-    lessons = [np.zeros((1, 0), np.float32)] * len(frames)
-    if teachers:
-        heard = [
-            _centred(teacher.embeddings_of(clips) + [teacher.embeddings(sound, rate_hz) for sound in noises])
-            for teacher in teachers
-        ]
-        lessons = [_side_by_side(rows) for rows in zip(*heard, strict=True)]
-    return TrainingClips(frames, np.asarray(targets, np.int64), len(LABELS), background, lessons)
-
-
-def _centred(rows: Sequence[FloatArray]) -> list[FloatArray]:
-    """Embeddings around their mean, in units of their root mean square deviation."""
-    mean = np.concatenate(rows).mean(axis=0)
-    deviation = np.sqrt(np.mean((np.concatenate(rows) - mean) ** 2))
-    return [(row - mean) / deviation for row in rows]
-
-
-def _side_by_side(rows: Sequence[FloatArray]) -> FloatArray:
-    """What several teachers say of one clip; a teacher with a longer window has fewer of them."""
-    n_windows = min(len(row) for row in rows)
-    return np.concatenate([row[:n_windows] for row in rows], axis=1)
+    targets = [LABELS.index(clip.label) for clip in clips]
+    targets += [background] * len(noises) + [UNLABELLED] * len(unlabelled)
+    sounds = [*map(sound_of, clips), *noises, *map(sound_of, unlabelled)]
+    return TrainingClips(sounds, np.asarray(targets, np.int64), len(LABELS), background)
 
 
 def train(
-    clips: Sequence[Clip], recipe: Recipe, out: Path, *, teachers: Sequence[PublishedNetwork] = (), num_threads: int = 0
+    clips: Sequence[Clip],
+    recipe: Recipe,
+    out: Path,
+    *,
+    teachers: Sequence[PublishedNetwork] = (),
+    unlabelled: Sequence[Clip] = (),
+    num_threads: int = 0,
 ) -> tuple[keras.Model, keras.Model]:
     """Train on all the clips given.
 
@@ -111,6 +117,7 @@ def train(
         recipe: how.
         out: folder for the networks and the record of the run.
         teachers: published networks to learn from besides the labels.
+        unlabelled: more sounds for the teachers; without teachers they are not heard.
         num_threads: for TensorFlow; 0 for all cores.
 
     Returns:
@@ -120,16 +127,21 @@ def train(
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(recipe.seed)
-    data = training_clips(clips, recipe, teachers)
-    if len(data.frames) < recipe.batch_size:
-        raise UsageError(f"{len(data.frames)} clips and noises to train on, expected at least {recipe.batch_size}")
+    data = training_clips(clips, unlabelled if teachers else (), recipe)
+    if len(data.sounds) < recipe.batch_size:
+        raise UsageError(f"{len(data.sounds)} clips and noises to train on, expected at least {recipe.batch_size}")
     embedding = networks.embedding_network(FRONT_END)
     classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS))
-    network = networks.joined(embedding, classifier, n_taught=data.lessons[0].shape[1])
+    school = Teachers(teachers, map_weights=recipe.map_weights, embedding_weight=recipe.embedding_weight)
+    network = networks.taught(embedding, classifier, [(lesson.layer, lesson.n_values) for lesson in school.lessons])
     started = time.monotonic()
-    losses = _fit(network, WindowDrawer(data, Augmentation(), recipe.seed), recipe, recipe.epochs, recipe.learning_rate)
+    if teachers:
+        heard = WindowDrawer(data, Augmentation(), recipe.seed + 2).epoch(recipe.batch_size)
+        school.settle(np.concatenate([batch.sound for batch in itertools.islice(heard, SETTLING_BATCHES)]))
+    lively = WindowDrawer(data, Augmentation(), recipe.seed)
+    losses = _fit(network, school, lively, recipe, (recipe.epochs, recipe.learning_rate))
     calm = WindowDrawer(data, CALM, recipe.seed + 1)
-    losses += _fit(network, calm, recipe, recipe.calm_epochs, recipe.calm_learning_rate)
+    losses += _fit(network, school, calm, recipe, (recipe.calm_epochs, recipe.calm_learning_rate))
     out.mkdir(parents=True, exist_ok=True)
     embedding.save(out / f"{networks.EMBEDDING}.keras")
     classifier.save(out / f"{networks.CLASSIFIER}.keras")
@@ -137,6 +149,7 @@ def train(
         "recipe": dataclasses.asdict(recipe),
         "augmentation": [dataclasses.asdict(Augmentation()), dataclasses.asdict(CALM)],
         "clips": len(clips),
+        "unlabelled": len(unlabelled) if teachers else 0,
         "recordings": len({clip.recording for clip in clips}),
         "folds": {
             dataset: sorted({clip.fold for clip in clips if clip.dataset == dataset})
@@ -151,12 +164,22 @@ def train(
     return embedding, classifier
 
 
-def _fit(network: keras.Model, drawer: WindowDrawer, recipe: Recipe, epochs: int, learning_rate: float) -> list[float]:
+def _fit(
+    network: keras.Model, school: Teachers, drawer: WindowDrawer, recipe: Recipe, phase: tuple[int, float]
+) -> list[float]:
     """One cycle; afterwards the network has the averaged weights, and statistics that fit them.
+
+    Args:
+        network: as `networks.taught` gives it.
+        school: says what its outputs are to be, the labels apart.
+        drawer: draws the windows.
+        recipe: how.
+        phase: epochs, and the highest learning rate.
 
     Returns:
         the mean loss of each epoch.
     """
+    epochs, learning_rate = phase
     n_steps = epochs * (drawer.n_clips // recipe.batch_size)
     optimizer = keras.optimizers.AdamW(
         OneCycle(learning_rate, n_steps, recipe.warm_up),
@@ -166,27 +189,22 @@ def _fit(network: keras.Model, drawer: WindowDrawer, recipe: Recipe, epochs: int
         global_clipnorm=5.0,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    taught = len(network.outputs) > 1
     network.compile(
         optimizer,
-        loss=["categorical_crossentropy", "mean_squared_error"][: 1 + taught],
-        loss_weights=[1.0, recipe.lesson_weight][: 1 + taught],
+        loss=[cross_entropy, *("mean_squared_error" for _ in school.lessons)],
+        loss_weights=[1.0, *(lesson.weight for lesson in school.lessons)],
     )
     losses: list[float] = []
     for epoch in range(epochs):
-        losses.append(float(np.mean([_step(network, batch) for batch in drawer.epoch(recipe.batch_size)])))
+        steps = [
+            network.train_on_batch(batch.window, [batch.label, *school.say(batch.sound)], return_dict=True)["loss"]
+            for batch in drawer.epoch(recipe.batch_size)
+        ]
+        losses.append(float(np.mean(steps)))
         log.info("train.epoch epoch=%d of=%d loss=%.4f", epoch + 1, epochs, losses[-1])
     optimizer.finalize_variable_values(network.trainable_variables)
     settle_statistics(network, drawer, batch_size=min(64, drawer.n_clips))
     return losses
-
-
-def _step(network: keras.Model, batch: Example) -> float:
-    """Train on one batch; returns the loss."""
-    if len(network.outputs) == 1:
-        return float(network.train_on_batch(batch.window, batch.label))
-    weights = [np.ones(len(batch.label), np.float32), batch.taught]
-    return float(network.train_on_batch(batch.window, [batch.label, batch.lesson], sample_weight=weights)[0])
 
 
 def settle_statistics(network: keras.Model, drawer: WindowDrawer, *, batch_size: int) -> None:

@@ -62,6 +62,7 @@ def check_model(
         embedding.predict(windows[..., None], batch_size=64, verbose=0), batch_size=64, verbose=0
     )  # (n, n_labels)
     plain = _plain_tflite(model, windows)  # (n, n_labels)
+    check_streaming(model, windows)
     agents_own = Classifier(model)
     agent = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
     max_step = float(np.max(np.abs(plain - agent)))
@@ -105,6 +106,27 @@ def check_int8(path: Path, trained: FloatArray, int8: FloatArray) -> Agreement:
             f"expected {MAX_MEAN_DIFFERENCE} or less"
         )
     return agreement
+
+
+def check_streaming(model: ModelFolder, windows: FloatArray) -> None:
+    """Hold the streaming form of the embedding network against the windowed one, to the last bit.
+
+    Args:
+        model: the packaged model; it has a streaming form.
+        windows: float32 (n, n_frames, n_mels), taken as one stream.
+
+    Raises:
+        ModelError: they differ.
+    """
+    stream = np.concatenate(windows)  # (n * n_frames, n_mels)
+    chunk = model.card.streaming.chunk_frames if model.card.streaming else 0
+    windowed, streaming = Classifier(model), Classifier(model, streaming=True)
+    for start in range(0, len(stream) - windows.shape[1] + 1, chunk):
+        window = Window(stream[start : start + windows.shape[1]], start, 1, chunk if start else None)
+        if windowed.predict(window).embedding.tobytes() != streaming.predict(window).embedding.tobytes():
+            raise ModelError(
+                f"{model.streaming_file}: another embedding than that of the windowed form at frame {start}"
+            )
 
 
 def _plain_tflite(model: ModelFolder, windows: FloatArray) -> FloatArray:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from agent.app import Judge, Outbox, Stop, StopSignals, broker_options
 from agent.clock import recording_timeline
 from agent.config import Config, MqttConfig, TlsConfig
 from agent.errors import ConfigError, ModelError, SpoolError
+from agent.model_card import DEFAULT_MODEL
 from agent.values import SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
 
@@ -80,6 +82,10 @@ def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
     ("sections", "message"),
     [
         ({"inference": {"window_hop_s": 0.03}}, "inference.window_hop_s = 0.03: expected a multiple of the model's"),
+        (
+            {"inference": {"window_hop_s": 0.05, "form": "streaming"}},
+            "inference.form = 'streaming': inference.window_hop_s = 0.05, expected a multiple of the model",
+        ),
         ({"events": {"classes": {"sirene": {"on": 0.5}}}}, "events.classes.sirene: unknown class, expected one of"),
         ({"events": {"default": {"on": 0.2, "off": 0.4}}}, "off = 0.4, expected at most on = 0.2"),
     ],
@@ -90,6 +96,40 @@ def test_what_does_not_fit_the_model_is_said_at_start(sections: dict[str, Any], 
         Judge(Config.model_validate(sections))
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("inference", "streams"),
+    [
+        ({}, True),
+        ({"window_hop_s": 0.5}, True),
+        ({"form": "streaming"}, True),
+        ({"form": "windowed"}, False),
+        ({"window_hop_s": 0.05}, False),
+    ],
+)
+def test_the_network_streams_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, inference: dict[str, Any], streams: bool
+) -> None:
+    """By default, wherever the window hop is a whole number of chunks; else each window is heard anew."""
+    asked = []
+    monkeypatch.setattr("agent.app.Classifier", lambda *_args, streaming, **_kwargs: asked.append(streaming))
+
+    Judge(Config.model_validate({"inference": inference}))
+
+    assert asked == [streams]
+
+
+def test_a_model_without_a_streaming_form_hears_windows(tmp_path: Path) -> None:
+    """By default it just works; who asks for streaming is told that there is none."""
+    folder = shutil.copytree(DEFAULT_MODEL, tmp_path / "model")
+    card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    del card["streaming"]
+    (folder / "model.json").write_text(json.dumps(card), encoding="utf-8")
+
+    Judge(Config.model_validate({"model": {"path": folder}}))
+    with pytest.raises(ConfigError, match=r"inference\.form = 'streaming': model l3-edge-us8k has no streaming form"):
+        Judge(Config.model_validate({"model": {"path": folder}, "inference": {"form": "streaming"}}))
 
 
 def test_a_missing_model_folder_is_named(tmp_path: Path) -> None:

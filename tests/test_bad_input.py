@@ -261,11 +261,12 @@ def missing_card(folder: Path) -> str:
 
 
 def put(folder: Path, content: bytes) -> Path:
-    """Put another file in the place of the embedding, with a card that vouches for it."""
+    """Put another file in the place of the embedding, with a card that vouches for it and knows no streaming form."""
     file = folder / "embedding.tflite"
     file.write_bytes(content)
     card = json.loads((folder / "model.json").read_text())
     card["embedding"]["sha256"] = hashlib.sha256(content).hexdigest()
+    card["streaming"] = None
     (folder / "model.json").write_text(json.dumps(card))
     return file
 

@@ -1,5 +1,6 @@
 """Promises of `agent.frontend`: log-mel by the book, the same however the sound card slices the sound."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -161,6 +162,17 @@ def test_windows_are_dated_in_capture_samples(rate_hz: int, window_hop_s: float)
         assert (window.n_samples, window.log_mel.shape) == (rate_hz, (76, 64))
 
 
+@pytest.mark.parametrize("window_hop_s", [0.1, 0.2, 0.5])
+def test_a_window_says_which_of_its_frames_are_new(window_hop_s: float) -> None:
+    """All but its new frames stand in the window before; the first of a stream has none before it."""
+    first, *others = windows_of(front_end_of(16_000, window_hop_s), noise(16_000, 3.0))
+
+    assert first.n_new_frames is None
+    for before, window in itertools.pairwise([first, *others]):
+        assert window.n_new_frames == round(80 * window_hop_s)
+        np.testing.assert_array_equal(window.log_mel[: -window.n_new_frames], before.log_mel[window.n_new_frames :])
+
+
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_a_window_holds_the_sound_of_its_time(rate_hz: int) -> None:
     """A click is in those frames whose time holds it, at every rate: resampling delays nothing."""
@@ -238,6 +250,7 @@ def test_after_a_gap_the_front_end_is_as_new(rate_hz: int) -> None:
     new = front_end_of(rate_hz)
     fresh = [window for block in blocks_of(samples, 1000) for window in new.push(block)]
     assert len(fresh) == 10
+    assert after[0].n_new_frames is None
     assert [window.log_mel.tobytes() for window in after] == [window.log_mel.tobytes() for window in fresh]
     assert [window.first_sample - 777_777 for window in after] == [window.first_sample for window in fresh]
 

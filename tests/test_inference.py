@@ -20,9 +20,10 @@ from ai_edge_litert.interpreter import Interpreter
 
 from agent import model_card
 from agent.errors import ModelError
+from agent.frontend import FrontEnd
 from agent.inference import LITERT_GREETING, Classifier, dequantize, quantize
 from agent.model_card import ModelFolder, TensorCard, load_model_folder
-from agent.values import FloatArray, Window
+from agent.values import AudioBlock, FloatArray, Window
 from tests.conftest import REPOSITORY
 
 YAMNET = REPOSITORY.parent / "shared" / "models" / "yamnet.tflite"
@@ -183,6 +184,85 @@ def test_a_prediction_is_the_receivers_to_keep(model: ModelFolder, windows: list
     for values in (first.likelihoods, first.embedding):
         with pytest.raises(ValueError, match="read-only"):
             values[0] = 0.5
+
+
+def stream_of(model: ModelFolder, *, chunks_per_hop: int, seed: int) -> list[Window]:
+    """A few seconds of noise that changes, as the front end gives it, twice: a gap lies between."""
+    rng = np.random.default_rng(seed)
+    assert model.card.streaming is not None
+    front_end = FrontEnd(
+        model.card.front_end,
+        capture_rate_hz=16_000,
+        window_hop_s=chunks_per_hop * model.card.streaming.chunk_frames / 80,
+    )
+    windows = []
+    for _ in range(2):
+        sound = rng.normal(0, 0.1, 50_000) * np.interp(np.arange(50_000), np.arange(0, 50_001, 5_000), rng.random(11))
+        windows += [*front_end.push(AudioBlock(sound.astype(np.float32), 0)), *front_end.flush()]
+        front_end.reset()
+    return windows
+
+
+@pytest.mark.parametrize("chunks_per_hop", [1, 2, 5])
+def test_streaming_gives_the_same_to_the_last_bit(model: ModelFolder, chunks_per_hop: int) -> None:
+    """Each frame is heard once, yet every window has the embedding and the likelihoods it has alone; a gap is one."""
+    windows = stream_of(model, chunks_per_hop=chunks_per_hop, seed=1)
+    windowed, streaming = Classifier(model), Classifier(model, streaming=True)
+
+    embeddings = [windowed.predict(window).embedding for window in windows]
+
+    assert len({embedding.tobytes() for embedding in embeddings}) == len(windows)
+    for window, embedding in zip(windows, embeddings, strict=True):
+        assert streaming.predict(window).embedding.tobytes() == embedding.tobytes()
+
+
+def test_a_stream_that_begins_anew_knows_nothing_of_the_past(model: ModelFolder) -> None:
+    """The same stream twice, another between, all through one agent: the same predictions."""
+    classifier = Classifier(model, streaming=True)
+    first, other = (stream_of(model, chunks_per_hop=1, seed=seed) for seed in (1, 2))
+
+    once, between, again = (
+        [classifier.predict(window).embedding.tobytes() for window in w] for w in (first, other, first)
+    )
+
+    assert once == again != between
+
+
+def test_a_card_without_a_streaming_form_cannot_stream(folder: Path) -> None:
+    """The message names the folder."""
+    model = edit_card(folder, lambda card: card.pop("streaming"))
+
+    with pytest.raises(ModelError, match=rf"model folder {folder}: its card names no streaming form"):
+        Classifier(model, streaming=True)
+
+
+def test_a_streaming_form_that_is_not_the_cards_is_found(folder: Path) -> None:
+    """Other chunks than the card says, or the windowed network under its name: the message has file and tensor."""
+    model = edit_card(folder, lambda card: card["streaming"].update(chunk_frames=16))
+    with pytest.raises(
+        ModelError, match=r"_streaming\.tflite: first input shape is \(1, 8, 64, 1\), the card says \(1, 16,"
+    ):
+        Classifier(model, streaming=True)
+
+    edit_card(folder, lambda card: card["streaming"].update(chunk_frames=8))
+    model = put(folder, "streaming", model.embedding_file.read_bytes())
+    with pytest.raises(ModelError, match=r"first input shape is \(1, 76, 64, 1\), the card says \(1, 8, 64, 1\)"):
+        Classifier(model, streaming=True)
+
+
+def test_a_state_that_comes_out_otherwise_than_it_goes_in_is_found(folder: Path) -> None:
+    """A state must go in again as it came out: a second output with another scale stops the agent."""
+    model = load_model_folder(folder)
+    assert model.streaming_file is not None
+    changed = tflite.ModelT.InitFromPackedBuf(model.streaming_file.read_bytes())
+    (graph,) = changed.subgraphs
+    column, first, second, *others = graph.outputs
+    graph.outputs = [column, second, first, *others]
+    builder = flatbuffers.Builder(0)
+    builder.Finish(changed.Pack(builder), b"TFL3")
+
+    with pytest.raises(ModelError, match=r"_streaming\.tflite: its states come out as .*, expected as they go in, "):
+        Classifier(put(folder, "streaming", bytes(builder.Output())), streaming=True)
 
 
 @pytest.fixture

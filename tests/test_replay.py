@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from agent.app import Judge, Stop
-from agent.config import Config
+from agent.config import Config, InferenceConfig
 from agent.replay import ClipPrediction, classify, paced, replay
 from agent.values import AudioBlock, FloatArray, SoundEvent
 from agent.wavfile import open_recording
@@ -48,6 +48,16 @@ def test_a_street_gives_the_same_events_for_any_block_size(
     """Real recordings give byte-identical events however they are read, and whenever they are read again."""
     assert events_of(street.file, judge, block_samples=block_samples) == street_events
     assert sum("state='end'" in event for event in street_events) >= 4
+
+
+def test_both_forms_of_the_network_give_the_same_events(
+    street: Sound, street_events: list[str], siren: Sound, judge: Judge
+) -> None:
+    """Streaming or window by window: byte-identical events; and one judge hears recordings one after the other."""
+    windowed = Judge(Config(inference=InferenceConfig(form="windowed")))
+
+    assert events_of(street.file, windowed) == street_events
+    assert events_of(siren.file, judge) == events_of(siren.file, windowed)
 
 
 def test_single_samples_give_the_same_events(siren: Sound, judge: Judge, tmp_path: Path) -> None:

@@ -41,7 +41,13 @@ def test_build_makes_a_verified_model_by_one_command(
     assert load_model_folder(tmp_path / "model").card.name == "l3-edge-us8k"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert names == {"MODEL_CARD.md", "classifier.tflite", "embedding.tflite", "model.json"}
+    assert names == {
+        "MODEL_CARD.md",
+        "classifier.tflite",
+        "embedding.tflite",
+        "embedding_streaming.tflite",
+        "model.json",
+    }
 
 
 def test_verify_notices_a_changed_card(

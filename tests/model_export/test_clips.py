@@ -130,6 +130,10 @@ def test_each_fold_has_its_share_of_each_class(tmp_path: Path) -> None:
         ),
         (("a/1.wav", "a/2.wav", "b/1.wav"), "b: recordings in it: 1, expected two or more"),
         (("a/1.wav", "a/2.wav", "b/one/1.wav", "b/one/2.wav"), "b: recordings in it: 1, expected two or more"),
+        (
+            ("a/1.wav", "a/2.wav", "b/1.wav", "b/2.wav", "3.WAV", "4.mp3"),
+            "recordings that lie in no class's folder: 2, the first 3.WAV; expected none",
+        ),
         (("a/1.wav", "a/2.wav", "b/notes.txt"), "b: no recordings in this folder, expected *.aif"),
     ],
 )

@@ -106,12 +106,13 @@ def test_the_folder_is_a_model_like_any_other(own: Path, base: ModelFolder) -> N
         "MODEL_CARD.md",
         "classifier.tflite",
         "embedding.tflite",
+        "embedding_streaming.tflite",
         "model.json",
     ]
     assert model.card.labels == tuple(sorted(ESC10_NAMES.values()))
     assert model.card.background_label is None
     assert model.card.front_end == base.card.front_end
-    assert model.card.embedding == base.card.embedding
+    assert (model.card.embedding, model.card.streaming) == (base.card.embedding, base.card.streaming)
     said = read_metadata(model.classifier_file)
     assert (said.name, said.labels, said.licence) == (model.card.name, model.card.labels, base.card.licence)
     text = (own / "MODEL_CARD.md").read_text(encoding="utf-8")

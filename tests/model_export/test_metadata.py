@@ -23,7 +23,8 @@ from model_export.package import DESCRIPTION, LICENCE, NAME, VERSION, write_card
 
 FILES = ("embedding.tflite", "classifier.tflite")
 SAID = Metadata("some-model", "hears", "3", "someone", "CC0-1.0", ("drum", "grosse caisse", "太鼓"))
-READS, ANSWERS = TensorNote("sound", "of a street", sample_rate_hz=8_000), TensorNote("scores", "of the drums")
+READS = [TensorNote("sound", "of a street", sample_rate_hz=8_000)]
+ANSWERS = [TensorNote("scores", "of the drums")]
 
 TFLITE_SUPPORT = "tflite-support==0.4.4"
 DISPLAY = """

@@ -35,6 +35,7 @@ def test_the_document_names_teachers_and_gives_the_figures(packaged: Path, tmp_p
         "recipe": dataclasses.asdict(Recipe()),
         "teachers": [{"name": "yamnet", "sha256": "ab" * 32}],
         "clips": 2,
+        "unlabelled": 3,
         "recordings": 1,
         "folds": {"us8k": [1, 2]},
         "parameters": 1_000,
@@ -44,7 +45,7 @@ def test_the_document_names_teachers_and_gives_the_figures(packaged: Path, tmp_p
     write_document(model, training, "| the | tables |")
 
     text = (model.path / DOCUMENT).read_text(encoding="utf-8")
-    assert f"the embedding of yamnet (SHA-256 {'ab' * 32})" in text
+    assert f"maps and embedding of yamnet (SHA-256 {'ab' * 32})" in text
     assert "| the | tables |" in text
     assert "--teacher yamnet.tflite --out DIR" in text
 
