@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--epochs", type=int, metavar="N", help="another number of epochs than the recipe's")
     training.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
     training.add_argument(
+        "--likelihoods",
+        choices=("sigmoid", "softmax"),
+        help="of each label on its own (sigmoid, default), so that two sounds at a time can both be told, or of one of "
+        "them (softmax)",
+    )
+    training.add_argument(
         "--teacher",
         type=Path,
         action="append",
@@ -143,7 +149,7 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
     from model_export.train import Recipe
 
-    changes = {name: getattr(options, name) for name in ("epochs", "seed") if getattr(options, name) is not None}
+    changes = {name: getattr(options, name) for name in ("epochs", "seed", "likelihoods") if getattr(options, name) is not None}
     if changes.get("epochs", 1) < 1:
         raise UsageError(f"--epochs {options.epochs}: expected 1 or more")
     return dataclasses.replace(Recipe(), **changes)

@@ -31,7 +31,16 @@ from model_export.teachers import Teachers
 log = logging.getLogger(__name__)
 
 TRAINING_NAME = "training.json"
-CALM = Augmentation(mixup_probability=0.15, background_probability=0.3, style_probability=0.0, masks=1)
+CALM = Augmentation(
+    same_label_probability=0.1,
+    mixup_probability=0.15,
+    background_probability=0.3,
+    style_probability=0.0,
+    room_probability=0.1,
+    overload_probability=0.0,
+    telephone_probability=0.0,
+    masks=1,
+)
 SETTLING_BATCHES = 80  # of windows, for the units of the lessons
 
 
@@ -39,10 +48,11 @@ SETTLING_BATCHES = 80  # of windows, for the units of the lessons
 class Recipe:
     """How the network is trained. AdamW under a one-cycle schedule; the weights are averaged over the steps.
 
-    Two phases: with all that `Augmentation` does, then a short calm one with little mixing, at a lower rate. With
+    Two phases: with all that `Augmentation` does, then a short calm one with little mixing, at a lower rate. The labels
+    cost their cross-entropy: that of a `softmax`, or `sigmoid_weight` times that of each label on its own. With
     teachers, layers that are thrown away afterwards predict what is inside them, from what is inside ours; beside the
-    cross-entropy of the labels counts the mean squared error of their maps, `map_weights` times (one weight for each of
-    our layers that is taught), and of their embedding, `embedding_weight` times.
+    labels counts the mean squared error of their maps, `map_weights` times (one weight for each of our layers that is
+    taught), and of their embedding, `embedding_weight` times.
 
     Source: one cycle, Smith and Topin 2019; AdamW, Loshchilov and Hutter, ICLR 2019.
     """
@@ -59,6 +69,8 @@ class Recipe:
     noise_clip_s: float = 4.0
     map_weights: tuple[float, float, float] = (0.2, 0.7, 0.7)
     embedding_weight: float = 3.0
+    likelihoods: networks.Likelihoods = "sigmoid"
+    sigmoid_weight: float = 0.6
     seed: int = 1
 
 
@@ -89,6 +101,19 @@ def cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
     return -tf.reduce_sum(label * tf.math.log(tf.maximum(likelihood, 1e-7)), axis=-1)
 
 
+def sigmoid_cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
+    """The cross-entropy of each label on its own, summed over the labels; a row without label costs nothing.
+
+    Args:
+        label: float32 (batch, n_labels), in [0, 1]; rows of an unlabelled sound are all 0, others are not.
+        likelihood: float32 (batch, n_labels), in [0, 1].
+    """
+    likely = tf.clip_by_value(likelihood, 1e-6, 1.0 - 1e-6)
+    costs = label * tf.math.log(likely) + (1.0 - label) * tf.math.log(1.0 - likely)
+    is_labelled = tf.cast(tf.reduce_any(label > 0.0, axis=-1), costs.dtype)
+    return -is_labelled * tf.reduce_sum(costs, axis=-1)
+
+
 def training_clips(clips: Sequence[Clip], unlabelled: Sequence[Clip], recipe: Recipe) -> TrainingClips:
     """Labelled clips, synthetic background noise, and sounds without label, in this order."""
     rate_hz, background = FRONT_END.sample_rate_hz, LABELS.index(BACKGROUND)
@@ -97,8 +122,10 @@ def training_clips(clips: Sequence[Clip], unlabelled: Sequence[Clip], recipe: Re
     noises = [noise.background(n_samples, rate_hz, rng) for _ in range(recipe.noise_clips)]
     targets = [LABELS.index(clip.label) for clip in clips]
     targets += [background] * len(noises) + [UNLABELLED] * len(unlabelled)
+    recordings = [clip.recording for clip in clips]
+    recordings += [f"noise {number}" for number in range(len(noises))] + [clip.recording for clip in unlabelled]
     sounds = [*map(sound_of, clips), *noises, *map(sound_of, unlabelled)]
-    return TrainingClips(sounds, np.asarray(targets, np.int64), len(LABELS), background)
+    return TrainingClips(sounds, np.asarray(targets, np.int64), recordings, len(LABELS), background)
 
 
 def train(
@@ -131,16 +158,18 @@ def train(
     if len(data.sounds) < recipe.batch_size:
         raise UsageError(f"{len(data.sounds)} clips and noises to train on, expected at least {recipe.batch_size}")
     embedding = networks.embedding_network(FRONT_END)
-    classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS))
+    classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS), likelihoods=recipe.likelihoods)
     school = Teachers(teachers, map_weights=recipe.map_weights, embedding_weight=recipe.embedding_weight)
     network = networks.taught(embedding, classifier, [(lesson.layer, lesson.n_values) for lesson in school.lessons])
     started = time.monotonic()
     if teachers:
-        heard = WindowDrawer(data, Augmentation(), recipe.seed + 2).epoch(recipe.batch_size)
+        heard = WindowDrawer(data, Augmentation(), recipe.seed + 2, likelihoods=recipe.likelihoods).epoch(
+            recipe.batch_size
+        )
         school.settle(np.concatenate([batch.sound for batch in itertools.islice(heard, SETTLING_BATCHES)]))
-    lively = WindowDrawer(data, Augmentation(), recipe.seed)
+    lively = WindowDrawer(data, Augmentation(), recipe.seed, likelihoods=recipe.likelihoods)
     losses = _fit(network, school, lively, recipe, (recipe.epochs, recipe.learning_rate))
-    calm = WindowDrawer(data, CALM, recipe.seed + 1)
+    calm = WindowDrawer(data, CALM, recipe.seed + 1, likelihoods=recipe.likelihoods)
     losses += _fit(network, school, calm, recipe, (recipe.calm_epochs, recipe.calm_learning_rate))
     out.mkdir(parents=True, exist_ok=True)
     embedding.save(out / f"{networks.EMBEDDING}.keras")
@@ -189,10 +218,11 @@ def _fit(
         global_clipnorm=5.0,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    has_sigmoid = recipe.likelihoods == "sigmoid"
     network.compile(
         optimizer,
-        loss=[cross_entropy, *("mean_squared_error" for _ in school.lessons)],
-        loss_weights=[1.0, *(lesson.weight for lesson in school.lessons)],
+        loss=[sigmoid_cross_entropy if has_sigmoid else cross_entropy, *("mean_squared_error" for _ in school.lessons)],
+        loss_weights=[recipe.sigmoid_weight if has_sigmoid else 1.0, *(lesson.weight for lesson in school.lessons)],
     )
     losses: list[float] = []
     for epoch in range(epochs):
