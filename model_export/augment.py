@@ -19,7 +19,6 @@ from model_export import impairments
 from model_export.features import DEEP, FRONT_END, at_card_level
 from model_export.networks import Likelihoods
 
-UNLABELLED = -1
 AUDIBLE_DB, MASKED_DB = -6.0, -18.0  # relative to the other sound of a mixture
 SILENCE_DB = -120.0  # below this there is nothing to set a level by
 ENVELOPE_SAMPLES = 350  # the loudness of a cut is the mean of the peaks of pieces this long
@@ -54,7 +53,7 @@ class Augmentation:
     """
 
     gain_db: tuple[float, float] = (-35.0, 6.0)
-    same_label_probability: float = 0.25
+    same_label_probability: float = 0.1
     mixup_probability: float = 0.5
     mixup_snr_db: float = 12.0
     background_probability: float = 0.4
@@ -63,9 +62,9 @@ class Augmentation:
     speed: tuple[float, float] = (0.8, 1.25)
     style_probability: float = 0.4
     style_concentration: float = 0.4
-    room_probability: float = 0.2
-    overload_probability: float = 0.05
-    telephone_probability: float = 0.05
+    room_probability: float = 0.1
+    overload_probability: float = 0.03
+    telephone_probability: float = 0.03
     colour_db: float = 9.0
     masks: int = 2
     mask_frames: int = 10
@@ -78,7 +77,7 @@ class TrainingClips:
 
     Attributes:
         sounds: float32 (n_samples,) each, at the front end's rate, one window long or longer.
-        targets: int64 (n_clips,), index of the label, or `UNLABELLED`.
+        targets: int64 (n_clips,), index of the label.
         recordings: what each was cut from; one name for each clip.
         n_labels: how many labels there are.
         background: index of the background label.
@@ -96,7 +95,7 @@ class Example(NamedTuple):
 
     Attributes:
         window: float32 (n_frames, n_mels).
-        label: float32 (n_labels,), in [0, 1]; all 0 where a sound without label is in it.
+        label: float32 (n_labels,), in [0, 1].
         sound: float32 (window_length,), what the window was made of, before impairments, gain, colour and masks.
     """
 
@@ -158,7 +157,7 @@ class WindowDrawer:
         """One augmented window of a clip."""
         rng, how, target = self._rng, self._how, int(self._clips.targets[index])
         sound, label = self._cut(index), self._one_hot(index)
-        is_street_sound = target not in (self._clips.background, UNLABELLED)
+        is_street_sound = target != self._clips.background
         if is_street_sound and rng.random() < how.same_label_probability:
             alike = self._cut(int(rng.choice(self._of_label[target])))
             sound = _at_snr(sound, alike, rng.uniform(-how.mixup_snr_db, how.mixup_snr_db))
@@ -167,11 +166,7 @@ class WindowDrawer:
             snr_db = rng.uniform(-how.mixup_snr_db, how.mixup_snr_db)
             sound = _at_snr(sound, self._cut(other), snr_db)
             label = self._mixed_label(index, other, snr_db)
-        elif (
-            target != self._clips.background
-            and self._clips.background in self._of_label
-            and rng.random() < how.background_probability
-        ):
+        elif is_street_sound and self._clips.background in self._of_label and rng.random() < how.background_probability:
             ground = self._cut(int(rng.choice(self._of_label[self._clips.background])))
             sound = _at_snr(sound, ground, rng.uniform(*how.background_snr_db))
         window = self._log_mel.frames(self._impaired(sound))
@@ -182,14 +177,11 @@ class WindowDrawer:
 
     def _one_hot(self, index: int) -> FloatArray:
         label = np.zeros(self._clips.n_labels, np.float32)
-        if self._clips.targets[index] != UNLABELLED:
-            label[self._clips.targets[index]] = 1.0
+        label[self._clips.targets[index]] = 1.0
         return label
 
     def _mixed_label(self, index: int, other: int, snr_db: float) -> FloatArray:
         label, other_label = self._one_hot(index), self._one_hot(other)
-        if UNLABELLED in self._clips.targets[[index, other]]:
-            return np.zeros_like(label)
         if self._likelihoods == "softmax":
             share = np.float32(1.0 / (1.0 + 10.0 ** (-snr_db / 10.0)))
             return share * label + (1 - share) * other_label

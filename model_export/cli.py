@@ -149,7 +149,9 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
     from model_export.train import Recipe
 
-    changes = {name: getattr(options, name) for name in ("epochs", "seed", "likelihoods") if getattr(options, name) is not None}
+    changes = {
+        name: getattr(options, name) for name in ("epochs", "seed", "likelihoods") if getattr(options, name) is not None
+    }
     if changes.get("epochs", 1) < 1:
         raise UsageError(f"--epochs {options.epochs}: expected 1 or more")
     return dataclasses.replace(Recipe(), **changes)
@@ -193,7 +195,6 @@ def _train(options: argparse.Namespace) -> None:
         _recipe(options),
         options.out,
         teachers=teachers,
-        unlabelled=clip_lists.esc10_others(options.esc10),
         num_threads=options.threads,
     )
 
@@ -264,7 +265,6 @@ def _crossvalidate(options: argparse.Namespace) -> None:
         folds=options.folds or folds,
         peers=[PublishedNetwork(file, cache=options.out) for file in options.peer],
         teachers=[PublishedNetwork(file) for file in options.teacher],
-        unlabelled=clip_lists.esc10_others(options.esc10),
         num_threads=options.threads,
     )
     print(summary(evaluate(runs)), end="")

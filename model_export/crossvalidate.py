@@ -48,12 +48,9 @@ def crossvalidate(
     folds: Sequence[int],
     peers: Sequence[PublishedNetwork],
     teachers: Sequence[PublishedNetwork] = (),
-    unlabelled: Sequence[Clip] = (),
     num_threads: int,
 ) -> list[FoldPredictions]:
     """Train and test on each fold.
-
-    `unlabelled` are more sounds for the teachers; of them too, no fold and no recording of the test is heard.
 
     What stands in `out` from a run of the same recipe and teachers is used again: networks and finished folds. A fold
     whose networks are there but not all of its predictions is tested again, without training.
@@ -68,10 +65,8 @@ def crossvalidate(
         # ESC-10's weather, water, fire and clocks in the test say whether background stays background; they are not in
         # the accuracy.
         split = hold_out_fold(clips, fold)
-        heard = {clip.recording for clip in split[1]}
-        others = [clip for clip in unlabelled if clip.fold != fold and clip.recording not in heard]
         if not _is_done(work, recipe, teachers, systems):
-            trained = _networks(split[0], others, recipe, work, teachers=teachers, num_threads=num_threads)
+            trained = _networks(split[0], recipe, work, teachers=teachers, num_threads=num_threads)
             tested = _own_results(split, trained, recipe, work, fold=fold)
             for peer in peers:
                 tested += _peer_results(peer, split, recipe, fold=fold)
@@ -93,7 +88,6 @@ def _is_done(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork], s
 
 def _networks(
     clips: Sequence[Clip],
-    unlabelled: Sequence[Clip],
     recipe: Recipe,
     work: Path,
     *,
@@ -103,7 +97,7 @@ def _networks(
     if _is_trained(work, recipe, teachers):
         log.info("crossvalidate.trained_before folder=%s", work.name)
         return load_networks(work)
-    return train(clips, recipe, work, teachers=teachers, unlabelled=unlabelled, num_threads=num_threads)
+    return train(clips, recipe, work, teachers=teachers, num_threads=num_threads)
 
 
 def _own_results(

@@ -51,7 +51,7 @@ DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=
 CLASS_NUMBERS = {"gun_shot": EventNumbers(min_duration_s=0.1), "dog_bark": EventNumbers(min_duration_s=0.1)}
 
 EMBEDDING_NOTE = TensorNote("embedding", "The embedding of one window, without unit.")
-LIKELIHOODS_NOTE = TensorNote("likelihoods", f"For each label of {LABELS_NAME} a number from 0 to 1 (softmax).")
+LIKELIHOODS_NOTE = TensorNote("likelihoods", f"For each label of {LABELS_NAME} a number from 0 to 1.")
 
 
 def describe_networks(embedding: Path, streaming: Path, classifier: Path) -> None:
@@ -193,10 +193,10 @@ The weights are under {model.card.licence}. The code is Apache-2.0. Trained on:
 
 - UrbanSound8K, CC BY-NC 3.0: J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research",
   ACM Multimedia 2014. **Non-commercial.** Its clips come from Freesound, by the users behind each recording.
-- ESC-10, CC BY 3.0: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015. Rain, sea
-  waves, crackling fire and ticking clocks are `background`, its dogs are `dog_bark`; {training["unlabelled"]} clips of
-  its other classes were heard without a label, for teachers.
-- Synthetic noise (`model_export/noise.py`) as `background`.
+- ESC-10, CC BY 3.0: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015. Its dogs
+  are `dog_bark`; all else (rain, sea waves, crackling fire, ticking clocks, helicopters, chainsaws, roosters, crying
+  babies, sneezing) is `background`.
+- Synthetic noise and speech (`model_export/noise.py`) as `background`.
 
 {training["clips"]} clips of {training["recordings"]} recordings ({_folds(training["folds"])}), and
 {recipe["noise_clips"]} clips of noise.

@@ -1,6 +1,6 @@
 """Train the L3 audio network and its MLP together, from scratch, on labelled clips; published networks may teach.
 
-In: labelled clips; teachers, and sounds that they need no label for. Out: a folder with `embedding.keras`,
+In: labelled clips; teachers. Out: a folder with `embedding.keras`,
 `classifier.keras` and `training.json` (the recipe and how it went). The number of epochs is fixed in advance; nothing
 is chosen by looking at a validation set.
 """
@@ -22,7 +22,7 @@ import tensorflow as tf
 from agent.errors import UsageError
 from agent.values import FloatArray
 from model_export import networks, noise
-from model_export.augment import UNLABELLED, Augmentation, TrainingClips, WindowDrawer
+from model_export.augment import Augmentation, TrainingClips, WindowDrawer
 from model_export.clips import BACKGROUND, LABELS, Clip
 from model_export.features import FRONT_END, sound_of
 from model_export.published import PublishedNetwork
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 TRAINING_NAME = "training.json"
 CALM = Augmentation(
-    same_label_probability=0.1,
+    same_label_probability=0.0,
     mixup_probability=0.15,
     background_probability=0.3,
     style_probability=0.0,
-    room_probability=0.1,
+    room_probability=0.0,
     overload_probability=0.0,
     telephone_probability=0.0,
     masks=1,
@@ -57,7 +57,7 @@ class Recipe:
     Source: one cycle, Smith and Topin 2019; AdamW, Loshchilov and Hutter, ICLR 2019.
     """
 
-    epochs: int = 36
+    epochs: int = 48
     calm_epochs: int = 6
     batch_size: int = 16
     learning_rate: float = 1.5e-3
@@ -89,42 +89,37 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
 
 
 def cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
-    """The cross-entropy of each row; a row without label costs nothing and teaches nothing.
-
-    Keras' own is computed together with the softmax, and its gradient holds only where labels sum to 1: a row of zeros
-    pushed all logits down, without end.
+    """The cross-entropy of each row.
 
     Args:
-        label: float32 (batch, n_labels), rows sum to 1, or are all 0.
+        label: float32 (batch, n_labels), rows sum to 1.
         likelihood: float32 (batch, n_labels), rows sum to 1.
     """
     return -tf.reduce_sum(label * tf.math.log(tf.maximum(likelihood, 1e-7)), axis=-1)
 
 
 def sigmoid_cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
-    """The cross-entropy of each label on its own, summed over the labels; a row without label costs nothing.
+    """The cross-entropy of each label on its own, summed over the labels.
 
     Args:
-        label: float32 (batch, n_labels), in [0, 1]; rows of an unlabelled sound are all 0, others are not.
+        label: float32 (batch, n_labels), in [0, 1].
         likelihood: float32 (batch, n_labels), in [0, 1].
     """
     likely = tf.clip_by_value(likelihood, 1e-6, 1.0 - 1e-6)
     costs = label * tf.math.log(likely) + (1.0 - label) * tf.math.log(1.0 - likely)
-    is_labelled = tf.cast(tf.reduce_any(label > 0.0, axis=-1), costs.dtype)
-    return -is_labelled * tf.reduce_sum(costs, axis=-1)
+    return -tf.reduce_sum(costs, axis=-1)
 
 
-def training_clips(clips: Sequence[Clip], unlabelled: Sequence[Clip], recipe: Recipe) -> TrainingClips:
-    """Labelled clips, synthetic background noise, and sounds without label, in this order."""
+def training_clips(clips: Sequence[Clip], recipe: Recipe) -> TrainingClips:
+    """Labelled clips and synthetic background noise, in this order."""
     rate_hz, background = FRONT_END.sample_rate_hz, LABELS.index(BACKGROUND)
     rng = np.random.default_rng(recipe.seed)
     n_samples = round(recipe.noise_clip_s * rate_hz)
     noises = [noise.background(n_samples, rate_hz, rng) for _ in range(recipe.noise_clips)]
     targets = [LABELS.index(clip.label) for clip in clips]
-    targets += [background] * len(noises) + [UNLABELLED] * len(unlabelled)
-    recordings = [clip.recording for clip in clips]
-    recordings += [f"noise {number}" for number in range(len(noises))] + [clip.recording for clip in unlabelled]
-    sounds = [*map(sound_of, clips), *noises, *map(sound_of, unlabelled)]
+    targets += [background] * len(noises)
+    recordings = [*(clip.recording for clip in clips), *(f"noise {number}" for number in range(len(noises)))]
+    sounds = [*map(sound_of, clips), *noises]
     return TrainingClips(sounds, np.asarray(targets, np.int64), recordings, len(LABELS), background)
 
 
@@ -134,7 +129,6 @@ def train(
     out: Path,
     *,
     teachers: Sequence[PublishedNetwork] = (),
-    unlabelled: Sequence[Clip] = (),
     num_threads: int = 0,
 ) -> tuple[keras.Model, keras.Model]:
     """Train on all the clips given.
@@ -144,7 +138,6 @@ def train(
         recipe: how.
         out: folder for the networks and the record of the run.
         teachers: published networks to learn from besides the labels.
-        unlabelled: more sounds for the teachers; without teachers they are not heard.
         num_threads: for TensorFlow; 0 for all cores.
 
     Returns:
@@ -154,7 +147,7 @@ def train(
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(recipe.seed)
-    data = training_clips(clips, unlabelled if teachers else (), recipe)
+    data = training_clips(clips, recipe)
     if len(data.sounds) < recipe.batch_size:
         raise UsageError(f"{len(data.sounds)} clips and noises to train on, expected at least {recipe.batch_size}")
     embedding = networks.embedding_network(FRONT_END)
@@ -178,7 +171,6 @@ def train(
         "recipe": dataclasses.asdict(recipe),
         "augmentation": [dataclasses.asdict(Augmentation()), dataclasses.asdict(CALM)],
         "clips": len(clips),
-        "unlabelled": len(unlabelled) if teachers else 0,
         "recordings": len({clip.recording for clip in clips}),
         "folds": {
             dataset: sorted({clip.fold for clip in clips if clip.dataset == dataset})

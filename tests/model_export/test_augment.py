@@ -7,7 +7,7 @@ import pytest
 
 from agent.frontend import LogMel
 from agent.values import FloatArray
-from model_export.augment import UNLABELLED, Augmentation, TrainingClips, WindowDrawer, level_db
+from model_export.augment import Augmentation, TrainingClips, WindowDrawer, level_db
 from model_export.features import DEEP, FRONT_END, at_card_level
 
 QUIET = Augmentation(
@@ -31,10 +31,10 @@ def window_of(sound: FloatArray) -> FloatArray:
 
 @pytest.fixture
 def clips() -> TrainingClips:
-    """A label each for noise of one window, of two, of three (the background), and a sound without label."""
+    """Noise of one window, of two, of three; a label each, the last of them is the background."""
     rng = np.random.default_rng(0)
-    sounds = [rng.normal(0, 0.05, n * 16_000).astype(np.float32) for n in (1, 2, 3, 2)]
-    return TrainingClips(sounds, np.array([0, 1, 2, UNLABELLED]), recordings=list("abcd"), n_labels=3, background=2)
+    sounds = [rng.normal(0, 0.05, n * 16_000).astype(np.float32) for n in (1, 2, 3)]
+    return TrainingClips(sounds, np.array([0, 1, 2]), recordings=list("abc"), n_labels=3, background=2)
 
 
 def test_without_changes_a_window_is_a_cut_of_its_clip(clips: TrainingClips) -> None:
@@ -54,23 +54,21 @@ def test_the_same_seed_draws_the_same_epoch(clips: TrainingClips) -> None:
     """Training can be repeated."""
     first, again = (list(WindowDrawer(clips, Augmentation(), seed=5).epoch(2)) for _ in range(2))
 
-    assert len(first) == 2
+    assert len(first) == 1
     for batch, same in zip(first, again, strict=True):
         for values, same_values in zip(batch, same, strict=True):
             np.testing.assert_array_equal(values, same_values)
 
 
 def test_mixed_windows_have_labels_by_power(clips: TrainingClips) -> None:
-    """With softmax, the two sounds of a mixture share 1, the louder more of it; unlabelled sound takes it all."""
+    """With softmax, the two sounds of a mixture share 1, the louder more of it."""
     how = dataclasses.replace(QUIET, mixup_probability=1.0, mixup_snr_db=10.0)
     drawer = WindowDrawer(clips, how, seed=2, likelihoods="softmax")
 
     labels = np.stack([drawer.example(0).label for _ in range(60)])
 
-    labelled = labels[labels.any(axis=1)]
-    assert 0 < len(labelled) < len(labels)
-    np.testing.assert_allclose(labelled.sum(axis=1), 1.0, atol=1e-6)
-    mixed = labelled[:, 0][labelled[:, 0] < 1.0]
+    np.testing.assert_allclose(labels.sum(axis=1), 1.0, atol=1e-6)
+    mixed = labels[:, 0][labels[:, 0] < 1.0]
     assert mixed.min() >= 1.0 / 11.0 - 1e-6  # 10 dB below the other
     assert mixed.max() <= 10.0 / 11.0 + 1e-6
 
@@ -148,14 +146,14 @@ def test_silence_can_be_mixed_with_anything(clips: TrainingClips) -> None:
     drawer = WindowDrawer(silent, Augmentation(mixup_probability=1.0), seed=4)
 
     for index in range(20):
-        assert np.isfinite(drawer.example(index % 4).window).all()
+        assert np.isfinite(drawer.example(index % 3).window).all()
 
 
 @pytest.mark.parametrize("speed", [0.8, 1.25])
 def test_speed_moves_the_pitch(speed: float) -> None:
     """A tone that is played faster is higher by as much, and the window is full of it."""
     tone = (0.1 * np.sin(2 * np.pi * 1_000.0 * np.arange(32_000) / 16_000)).astype(np.float32)
-    clips = TrainingClips([tone], np.array([0]), ["tone"], n_labels=1, background=UNLABELLED - 1)
+    clips = TrainingClips([tone], np.array([0]), ["tone"], n_labels=1, background=1)
     how = dataclasses.replace(QUIET, speed_probability=1.0, speed=(speed, speed))
 
     sound = WindowDrawer(clips, how, seed=0).example(0).sound
@@ -187,7 +185,7 @@ def test_every_change_keeps_shape_and_range(clips: TrainingClips) -> None:
     drawer = WindowDrawer(clips, Augmentation(), seed=4)
 
     for index in range(40):
-        window = drawer.example(index % 4).window
+        window = drawer.example(index % 3).window
         assert window.shape == (FRONT_END.n_frames, FRONT_END.n_mels)
         assert window.dtype == np.float32
         assert FRONT_END.level_min_db <= window.min() <= window.max() <= FRONT_END.level_max_db

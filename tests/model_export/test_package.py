@@ -35,7 +35,6 @@ def test_the_document_names_teachers_and_gives_the_figures(packaged: Path, tmp_p
         "recipe": dataclasses.asdict(Recipe()),
         "teachers": [{"name": "yamnet", "sha256": "ab" * 32}],
         "clips": 2,
-        "unlabelled": 3,
         "recordings": 1,
         "folds": {"us8k": [1, 2]},
         "parameters": 1_000,
