@@ -55,6 +55,8 @@ Writer = Callable[[Mapping[str, Any]], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    # The matrices are small: more threads would only spin, on cores that others need. Before numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = _parser()
     options = parser.parse_args(arguments)
     log_to_stderr()

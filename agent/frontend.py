@@ -4,9 +4,11 @@ In: `AudioBlock`s of any length. Out: `Window`s, one each `window_hop_s`. Called
 and by `model_export`: there is one front end.
 
 The work is done in steps of one fixed size, whatever the size of the blocks, and each STFT frame is computed once:
-so the windows are the same to the last bit, however the sound card slices the sound.
+so the windows are the same to the last bit, however the sound card slices the sound. Where a block holds many steps,
+they are computed at once, by the same sums.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,6 +22,7 @@ from agent.model_card import FrontEndNumbers
 from agent.values import AudioBlock, FloatArray, Window
 
 STEPS_PER_S = 10  # resampling and STFT work in steps of a tenth of a second
+STEPS_AT_ONCE = 10  # more would not stay in a processor's cache
 
 
 def mel_filters(numbers: FrontEndNumbers) -> NDArray[np.float64]:
@@ -62,7 +65,7 @@ _MEL_SCALES = {"htk": (htk_mel, _htk_hz), "slaney": (_slaney_mel, _slaney_hz)}
 
 
 class LogMel:
-    """Samples at the model's rate to log-mel frames; stateless.
+    """Samples at the model's rate to log-mel frames. It remembers nothing, but works in one place: for one thread.
 
     The level is 10·log10 of the mel power relative to a full-scale sine, clipped to the card's range.
     """
@@ -73,6 +76,11 @@ class LogMel:
         # A sine of amplitude 1 has |X| = sum(taper) / 2 in its bin: scaled to 1.
         self._taper = (taper * 2.0 / taper.sum()).astype(np.float32)
         self._filters = mel_filters(numbers).astype(np.float32)
+        self._frames_per_step = frames_per_step(numbers)
+        # Room for one round of work; fresh memory each time would cost more than the sums.
+        n_frames, n_bins = STEPS_AT_ONCE * self._frames_per_step, numbers.fft_length // 2 + 1
+        self._tapered = np.zeros((n_frames, numbers.fft_length), np.float32)
+        self._power, self._squared = np.empty((2, n_frames, n_bins), np.float32)
         self._floor = np.float32(10.0 ** (numbers.level_min_db / 10.0))
         self._ceiling = np.float32(10.0 ** (numbers.level_max_db / 10.0))
 
@@ -88,13 +96,33 @@ class LogMel:
         if len(samples) < self._numbers.taper_length_samples:
             return np.empty((0, self._numbers.n_mels), np.float32)
         slices = np.lib.stride_tricks.sliding_window_view(samples, self._numbers.taper_length_samples)
-        tapered = slices[:: self._numbers.hop_length_samples] * self._taper  # (n_frames, taper)
-        spectra = fft.rfft(tapered, n=self._numbers.fft_length)  # (n_frames, n_bins)
-        power = spectra.real**2 + spectra.imag**2
-        mel_power = power @ self._filters  # (n_frames, n_mels)
+        slices = slices[:: self._numbers.hop_length_samples]  # (n_frames, taper)
+        mel_power = np.empty((len(slices), self._numbers.n_mels), np.float32)
+        for begin in range(0, len(slices), len(self._tapered)):
+            some = slice(begin, begin + len(self._tapered))
+            self._mel_power(slices[some], out=mel_power[some])
         np.clip(mel_power, self._floor, self._ceiling, out=mel_power)
         log_mel: FloatArray = np.float32(10.0) * np.log10(mel_power)
         return log_mel
+
+    def _mel_power(self, slices: FloatArray, out: FloatArray) -> None:
+        """Power in the mel bands, (n_frames, n_mels), of at most as many frames as there is room for."""
+        n_frames = len(slices)
+        tapered, power, squared = self._tapered[:n_frames], self._power[:n_frames], self._squared[:n_frames]
+        np.multiply(slices, self._taper, out=tapered[:, : len(self._taper)])
+        spectra = fft.rfft(tapered)  # (n_frames, n_bins)
+        np.square(spectra.real, out=power)
+        np.square(spectra.imag, out=squared)
+        np.add(power, squared, out=power)
+        # Step by step: BLAS rounds larger matrices differently.
+        for begin in range(0, n_frames, self._frames_per_step):
+            step = slice(begin, begin + self._frames_per_step)
+            np.matmul(power[step], self._filters, out=out[step])
+
+
+def frames_per_step(numbers: FrontEndNumbers) -> int:
+    """STFT frames that are computed in one step."""
+    return max(1, numbers.sample_rate_hz // STEPS_PER_S // numbers.hop_length_samples)
 
 
 class FrontEnd:
@@ -124,16 +152,14 @@ class FrontEnd:
         self._numbers = numbers
         self._capture_rate_hz = capture_rate_hz
         self._log_mel = LogMel(numbers)
-        self._capture_step = max(1, capture_rate_hz // STEPS_PER_S)
-        frames_per_step = max(1, numbers.sample_rate_hz // STEPS_PER_S // numbers.hop_length_samples)
-        self._model_step = frames_per_step * numbers.hop_length_samples
+        self._model_step = frames_per_step(numbers) * numbers.hop_length_samples
         self._resampler: soxr.ResampleStream | None = None
         if capture_rate_hz != numbers.sample_rate_hz:
             self._resampler = soxr.ResampleStream(
                 capture_rate_hz, numbers.sample_rate_hz, num_channels=1, dtype="float32", quality="HQ"
             )
         self._waiting: list[FloatArray]  # at the capture rate, less than one step
-        self._n_waiting: int
+        self._n_steps: int  # since the reset
         self._n_pushed: int  # at the capture rate, since the reset
         self._n_model_samples: int  # at the model's rate, since the reset
         self._n_windows: int  # since the reset
@@ -153,16 +179,16 @@ class FrontEnd:
             self._origin = block.first_sample
         self._n_pushed += len(block.samples)
         self._waiting.append(block.samples)
-        self._n_waiting += len(block.samples)
-        if self._n_waiting < self._capture_step:
+        n_whole = self._n_pushed * STEPS_PER_S // self._capture_rate_hz
+        if n_whole == self._n_steps:
             return
+        first, first_waiting = self._n_steps, self._step_begin(self._n_steps)
         waiting = np.concatenate(self._waiting)
-        n_steps = len(waiting) // self._capture_step
-        rest = waiting[n_steps * self._capture_step :].copy()
-        self._waiting, self._n_waiting = [rest], len(rest)
-        for step in range(n_steps):
-            chunk = waiting[step * self._capture_step : (step + 1) * self._capture_step]
-            self._take(self._resampled(chunk, last=False))
+        self._n_steps, self._waiting = n_whole, [waiting[self._step_begin(n_whole) - first_waiting :].copy()]
+        edges = [self._step_begin(step) - first_waiting for step in range(first, n_whole + 1)]
+        steps = (self._resampled(waiting[begin:end], last=False) for begin, end in itertools.pairwise(edges))
+        while at_once := list(itertools.islice(steps, STEPS_AT_ONCE)):
+            self._take(at_once)
             yield from self._windows()
 
     def flush(self) -> Iterator[Window]:
@@ -171,13 +197,13 @@ class FrontEnd:
         A stream shorter than one window is padded with silence at its end and gives one window.
         """
         rest = np.concatenate(self._waiting) if self._waiting else np.empty(0, np.float32)
-        self._waiting, self._n_waiting = [], 0
+        self._waiting = []
         if self._n_pushed == 0:
             return
-        self._take(self._resampled(rest, last=True))
+        self._take([self._resampled(rest, last=True)])
         missing = self._numbers.window_length_samples - self._n_model_samples
         if self._n_windows == 0 and missing > 0:
-            self._take(np.zeros(missing, np.float32))
+            self._take([np.zeros(missing, np.float32)])
         self._compute_frames(self._samples)
         for window in self._windows():
             # The frames of a window end a little before it does, and so may the stream.
@@ -190,7 +216,7 @@ class FrontEnd:
             self._resampler.clear()
         self._n_pushed = 0
         self._waiting = []
-        self._n_waiting = 0
+        self._n_steps = 0
         self._n_model_samples = 0
         self._samples = np.empty(0, np.float32)
         self._frames = np.empty((0, self._numbers.n_mels), np.float32)
@@ -202,29 +228,34 @@ class FrontEnd:
         resampled: FloatArray = self._resampler.resample_chunk(samples, last=last)
         return resampled
 
-    def _take(self, samples: FloatArray) -> None:
+    def _take(self, samples: list[FloatArray]) -> None:
         """Append samples at the model's rate; compute the frames of all whole steps."""
-        self._n_model_samples += len(samples)
-        self._samples = np.concatenate((self._samples, samples))
+        self._n_model_samples += sum(map(len, samples))
+        self._samples = np.concatenate((self._samples, *samples))
         overlap = self._numbers.taper_length_samples - self._numbers.hop_length_samples
-        while len(self._samples) >= overlap + self._model_step:
-            self._compute_frames(self._samples[: overlap + self._model_step])
+        n_steps = max(0, len(self._samples) - overlap) // self._model_step
+        if n_steps:
+            self._compute_frames(self._samples[: overlap + n_steps * self._model_step])
 
     def _compute_frames(self, samples: FloatArray) -> None:
         frames = self._log_mel.frames(samples)
         self._frames = np.concatenate((self._frames, frames))
+        self._frames.flags.writeable = False
         self._samples = self._samples[len(frames) * self._numbers.hop_length_samples :]
 
     def _windows(self) -> Iterator[Window]:
         while len(self._frames) >= self._numbers.n_frames:
-            log_mel = self._frames[: self._numbers.n_frames].copy()
-            log_mel.flags.writeable = False
+            log_mel = self._frames[: self._numbers.n_frames]
             first_model_sample = self._n_windows * self._frames_per_hop * self._numbers.hop_length_samples
             first_sample = self._origin + self._at_capture_rate(first_model_sample)
             n_new_frames = self._frames_per_hop if self._n_windows else None
             self._n_windows += 1
             self._frames = self._frames[self._frames_per_hop :]
             yield Window(log_mel, first_sample, self.window_length, n_new_frames)
+
+    def _step_begin(self, step: int) -> int:
+        """The first sample of a step, at the capture rate, since the reset: each tenth step begins a second."""
+        return -(-step * self._capture_rate_hz // STEPS_PER_S)
 
     def _at_capture_rate(self, model_samples: int) -> int:
         return round(model_samples * self._capture_rate_hz / self._numbers.sample_rate_hz)

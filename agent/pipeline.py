@@ -4,6 +4,7 @@ In: an iterator of `AudioBlock`s and the built stages. Out: what `emit` is calle
 with a recording in front, in `replay`. Time is in samples: nothing here asks a clock, a file or a network.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from agent.aggregation import Aggregator
@@ -12,6 +13,8 @@ from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
 from agent.values import AudioBlock, EndReason, Prediction, Segment, SoundEvent, Window
+
+WINDOWS_AT_ONCE = 100
 
 
 def run(  # noqa: PLR0917  the sentence of the house, in its order
@@ -51,8 +54,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
                 emit(event)
 
     def judge(windows: Iterator[Window]) -> None:
-        for window in windows:
-            prediction = classifier.predict(window)
+        for prediction in _predicted(windows, classifier):
             judged(prediction)
             tell(aggregator.push(prediction))
 
@@ -81,8 +83,14 @@ def predictions(blocks: Iterable[AudioBlock], front_end: FrontEnd, classifier: C
     """Judge every window of one stream, and nothing more: for `classify`, training and pictures."""
     for block in blocks:
         if block.lost_before:
-            yield from map(classifier.predict, front_end.flush())
+            yield from _predicted(front_end.flush(), classifier)
             front_end.reset()
-        yield from map(classifier.predict, front_end.push(block))
-    yield from map(classifier.predict, front_end.flush())
+        yield from _predicted(front_end.push(block), classifier)
+    yield from _predicted(front_end.flush(), classifier)
     front_end.reset()
+
+
+def _predicted(windows: Iterator[Window], classifier: Classifier) -> Iterator[Prediction]:
+    """Judge windows as many at once as there are: live one, from a recording all that a block completes."""
+    while at_once := list(itertools.islice(windows, WINDOWS_AT_ONCE)):
+        yield from classifier.predict_all(at_once)

@@ -15,6 +15,8 @@ from agent.app import Judge, Stop
 from agent.values import AudioBlock, EndReason, FloatArray, SoundEvent
 from agent.wavfile import Recording
 
+BLOCK_VALUES = 1 << 19  # of all channels; 2 MiB at most, where a second has not more
+
 
 @dataclass(frozen=True, slots=True)
 class ClipPrediction:
@@ -77,9 +79,13 @@ def replay(
     )
 
 
-def _block_samples(recording: Recording, speed: float | None) -> int | None:
-    """Paced blocks are short, so that events come when they are due."""
-    return None if speed is None else max(1, recording.sample_rate_hz // 10)
+def _block_samples(recording: Recording, speed: float | None) -> int:
+    """Paced blocks are short, so that events come when they are due; those of a file are long, which costs less."""
+    if speed is not None:
+        return max(1, recording.sample_rate_hz // 10)
+    if recording.n_samples is None:  # a stream may be live
+        return recording.sample_rate_hz
+    return max(recording.sample_rate_hz, min(10 * recording.sample_rate_hz, BLOCK_VALUES // recording.n_channels))
 
 
 def paced(
@@ -106,7 +112,7 @@ def classify(recording: Recording, judge: Judge, *, stop: Stop) -> ClipPredictio
     Source: Cramer et al., ICASSP 2019, section 3.
     """
     stages = judge.stages(recording.sample_rate_hz)
-    blocks = itertools.takewhile(lambda _block: not stop.is_set(), recording.blocks())
+    blocks = itertools.takewhile(lambda _block: not stop.is_set(), recording.blocks(_block_samples(recording, None)))
     total = np.zeros(len(judge.labels), np.float64)
     n_windows = 0
     for prediction in pipeline.predictions(blocks, stages.front_end, judge.classifier):

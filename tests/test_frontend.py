@@ -150,6 +150,22 @@ def test_windows_do_not_depend_on_the_block_size(rate_hz: int, block_samples: in
     assert [window.first_sample for window in actual] == [window.first_sample for window in expected]
 
 
+@pytest.mark.parametrize("block_samples", [160, 4801])
+def test_windows_do_not_depend_on_the_block_size_with_odd_numbers(block_samples: int) -> None:
+    """The same holds where no whole number of frames makes a tenth of a second."""
+    numbers = NUMBERS.model_copy(
+        update={"sample_rate_hz": 48_000, "window_length_samples": 48_000, "hop_length_samples": 242, "n_mels": 256}
+        | {"taper_length_samples": 2048, "fft_length": 2048}
+    )
+    samples = noise(44_100, 3.3)
+    expected, actual = (
+        windows_of(FrontEnd(numbers, capture_rate_hz=44_100, window_hop_s=20 * 242 / 48_000), samples, size)
+        for size in (len(samples), block_samples)
+    )
+
+    assert [window.log_mel.tobytes() for window in actual] == [window.log_mel.tobytes() for window in expected]
+
+
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 @pytest.mark.parametrize("window_hop_s", [0.1, 0.2, 0.5])
 def test_windows_are_dated_in_capture_samples(rate_hz: int, window_hop_s: float) -> None:
