@@ -9,6 +9,8 @@ they are computed at once, by the same sums.
 """
 
 import itertools
+import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -23,6 +25,8 @@ from agent.values import AudioBlock, FloatArray, Window
 
 STEPS_PER_S = 10  # resampling and STFT work in steps of a tenth of a second
 STEPS_AT_ONCE = 10  # more would not stay in a processor's cache
+JOIN_LEAD_S = 1  # the resampler hears so much before what it gives counts: many times the length of its filter
+JOIN_PERIOD_MIN_S = 120
 
 
 def mel_filters(numbers: FrontEndNumbers) -> NDArray[np.float64]:
@@ -120,6 +124,19 @@ class LogMel:
             np.matmul(power[step], self._filters, out=out[step])
 
 
+def join_period_s(numbers: FrontEndNumbers, *, window_hop_s: float) -> int:
+    """Each time a stream is this old, it can be joined: another front end that begins there gives the same windows.
+
+    The same to the last bit, if they begin `JOIN_LEAD_S` later or more. So long recordings can be heard in parts.
+    """
+    window_hop = round(window_hop_s * numbers.sample_rate_hz)
+    step = frames_per_step(numbers) * numbers.hop_length_samples
+    # Tens of seconds, in which recordings are read; and even ones: halves of a sample round alike.
+    samples = math.lcm(window_hop, step, 10 * numbers.sample_rate_hz)
+    seconds = samples // numbers.sample_rate_hz
+    return -(-JOIN_PERIOD_MIN_S // seconds) * seconds
+
+
 def frames_per_step(numbers: FrontEndNumbers) -> int:
     """STFT frames that are computed in one step."""
     return max(1, numbers.sample_rate_hz // STEPS_PER_S // numbers.hop_length_samples)
@@ -153,11 +170,10 @@ class FrontEnd:
         self._capture_rate_hz = capture_rate_hz
         self._log_mel = LogMel(numbers)
         self._model_step = frames_per_step(numbers) * numbers.hop_length_samples
-        self._resampler: soxr.ResampleStream | None = None
+        self._resampler: _Resampler | None = None
         if capture_rate_hz != numbers.sample_rate_hz:
-            self._resampler = soxr.ResampleStream(
-                capture_rate_hz, numbers.sample_rate_hz, num_channels=1, dtype="float32", quality="HQ"
-            )
+            period_s = join_period_s(numbers, window_hop_s=window_hop_s)
+            self._resampler = _Resampler(capture_rate_hz, numbers.sample_rate_hz, period_s)
         self._waiting: list[FloatArray]  # at the capture rate, less than one step
         self._n_steps: int  # since the reset
         self._n_pushed: int  # at the capture rate, since the reset
@@ -186,7 +202,7 @@ class FrontEnd:
         waiting = np.concatenate(self._waiting)
         self._n_steps, self._waiting = n_whole, [waiting[self._step_begin(n_whole) - first_waiting :].copy()]
         edges = [self._step_begin(step) - first_waiting for step in range(first, n_whole + 1)]
-        steps = (self._resampled(waiting[begin:end], last=False) for begin, end in itertools.pairwise(edges))
+        steps = (self._resampled(waiting[begin:end]) for begin, end in itertools.pairwise(edges))
         while at_once := list(itertools.islice(steps, STEPS_AT_ONCE)):
             self._take(at_once)
             yield from self._windows()
@@ -200,7 +216,7 @@ class FrontEnd:
         self._waiting = []
         if self._n_pushed == 0:
             return
-        self._take([self._resampled(rest, last=True)])
+        self._take([rest if self._resampler is None else self._resampler.flush(rest)])
         missing = self._numbers.window_length_samples - self._n_model_samples
         if self._n_windows == 0 and missing > 0:
             self._take([np.zeros(missing, np.float32)])
@@ -213,7 +229,7 @@ class FrontEnd:
     def reset(self) -> None:
         """There is a gap: forget the past. The next block says where the stream goes on."""
         if self._resampler is not None:
-            self._resampler.clear()
+            self._resampler.reset()
         self._n_pushed = 0
         self._waiting = []
         self._n_steps = 0
@@ -222,11 +238,8 @@ class FrontEnd:
         self._frames = np.empty((0, self._numbers.n_mels), np.float32)
         self._n_windows = 0
 
-    def _resampled(self, samples: FloatArray, *, last: bool) -> FloatArray:
-        if self._resampler is None:
-            return samples
-        resampled: FloatArray = self._resampler.resample_chunk(samples, last=last)
-        return resampled
+    def _resampled(self, step: FloatArray) -> FloatArray:
+        return step if self._resampler is None else self._resampler.push(step)
 
     def _take(self, samples: list[FloatArray]) -> None:
         """Append samples at the model's rate; compute the frames of all whole steps."""
@@ -259,3 +272,48 @@ class FrontEnd:
 
     def _at_capture_rate(self, model_samples: int) -> int:
         return round(model_samples * self._capture_rate_hz / self._numbers.sample_rate_hz)
+
+
+class _Resampler:
+    """A stream to the model's rate, step by step, with nothing in it that is older than a period.
+
+    A second after the start, and every period from there, it begins anew from the second before. How a resampler rounds
+    depends on where it began; so a stream that was joined begins to round as the one that was heard from its start.
+    """
+
+    def __init__(self, from_rate_hz: int, to_rate_hz: int, period_s: int) -> None:
+        self._to_rate_hz = to_rate_hz
+        self._period = period_s * STEPS_PER_S
+        self._stream = soxr.ResampleStream(from_rate_hz, to_rate_hz, num_channels=1, dtype="float32", quality="HQ")
+        self._lead: deque[FloatArray] = deque(maxlen=JOIN_LEAD_S * STEPS_PER_S)
+        self.reset()
+
+    def reset(self) -> None:
+        """There is a gap: forget the past."""
+        self._stream.clear()
+        self._lead.clear()
+        self._n_steps = 0
+        self._n_given = 0
+        self._n_again = 0  # that will come, and were given before the stream began anew
+
+    def push(self, step: FloatArray) -> FloatArray:
+        """Take a step; give what is ready."""
+        n_lead = JOIN_LEAD_S * STEPS_PER_S
+        anew = self._n_steps % self._period == n_lead
+        if anew:
+            self._stream.clear()
+            self._n_again = self._n_given - (self._n_steps - n_lead) // STEPS_PER_S * self._to_rate_hz
+        self._n_steps += 1
+        resampled = self._stream.resample_chunk(np.concatenate((*self._lead, step)) if anew else step)
+        self._lead.append(step)
+        return self._not_again(resampled)
+
+    def flush(self, rest: FloatArray) -> FloatArray:
+        """The stream ends with this, less than a step; give all that is still inside."""
+        return self._not_again(self._stream.resample_chunk(rest, last=True))
+
+    def _not_again(self, resampled: FloatArray) -> FloatArray:
+        new = resampled[self._n_again :]
+        self._n_again -= len(resampled) - len(new)
+        self._n_given += len(new)
+        return new

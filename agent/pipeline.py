@@ -48,24 +48,15 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
         AgentError: what `blocks` or `emit` raise is passed on.
     """
 
-    def tell(segments: Iterator[Segment]) -> None:
-        for segment in segments:
-            for event in detector.push(segment):
-                emit(event)
-
     def judge(windows: Iterator[Window]) -> None:
         for prediction in _predicted(windows, classifier):
             judged(prediction)
-            tell(aggregator.push(prediction))
+            _tell(aggregator.push(prediction), detector, emit)
 
     def finish(reason: EndReason) -> None:
         judge(front_end.flush())
-        tell(aggregator.flush())
-        for event in detector.flush(reason):
-            emit(event)
         front_end.reset()
-        aggregator.reset()
-        detector.reset()
+        _finish(aggregator, detector, emit, reason)
 
     try:
         for block in blocks:
@@ -88,6 +79,41 @@ def predictions(blocks: Iterable[AudioBlock], front_end: FrontEnd, classifier: C
         yield from _predicted(front_end.push(block), classifier)
     yield from _predicted(front_end.flush(), classifier)
     front_end.reset()
+
+
+def run_judged(
+    predictions: Iterable[Prediction],
+    aggregator: Aggregator,
+    detector: EventDetector,
+    emit: Callable[[SoundEvent], None],
+    *,
+    end_reason: Callable[[], EndReason] = lambda: "end_of_stream",
+) -> None:
+    """The right half of `run`, for a stream without gaps whose windows were judged elsewhere."""
+    try:
+        for prediction in predictions:
+            _tell(aggregator.push(prediction), detector, emit)
+    except AgentError:
+        _finish(aggregator, detector, emit, end_reason())
+        raise
+    _finish(aggregator, detector, emit, end_reason())
+
+
+def _tell(segments: Iterator[Segment], detector: EventDetector, emit: Callable[[SoundEvent], None]) -> None:
+    for segment in segments:
+        for event in detector.push(segment):
+            emit(event)
+
+
+def _finish(
+    aggregator: Aggregator, detector: EventDetector, emit: Callable[[SoundEvent], None], reason: EndReason
+) -> None:
+    """The stream has ended, or there is a gap: so does all that is open."""
+    _tell(aggregator.flush(), detector, emit)
+    for event in detector.flush(reason):
+        emit(event)
+    aggregator.reset()
+    detector.reset()
 
 
 def _predicted(windows: Iterator[Window], classifier: Classifier) -> Iterator[Prediction]:
