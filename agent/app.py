@@ -20,7 +20,7 @@ from agent.clock import time_synced, utc_now
 from agent.config import Config, InferenceConfig, MqttConfig
 from agent.errors import BrokerError, ConfigError
 from agent.events import EventDetector
-from agent.frontend import FrontEnd
+from agent.frontend import FrontEnd, join_period_s
 from agent.inference import Classifier
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
@@ -76,6 +76,11 @@ class Judge:
         """The model, for messages."""
         card = self.model.card
         return messages.ModelIdentity(name=card.name, version=card.version, sha256=self.model.sha256)
+
+    @property
+    def join_period_s(self) -> int:
+        """A stream can be joined each time it is so old."""
+        return join_period_s(self.model.card.front_end, window_hop_s=self._config.inference.window_hop_s)
 
     def stages(self, sample_rate_hz: int) -> Stages:
         """Fresh stages for a stream at this rate."""

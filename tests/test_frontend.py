@@ -1,6 +1,7 @@
 """Promises of `agent.frontend`: log-mel by the book, the same however the sound card slices the sound."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.errors import ConfigError
-from agent.frontend import FrontEnd, LogMel
+from agent.frontend import JOIN_PERIOD_MIN_S, FrontEnd, LogMel, join_period_s
 from agent.model_card import FrontEndNumbers
 from agent.values import AudioBlock, FloatArray, Window
 
@@ -150,6 +151,22 @@ def test_windows_do_not_depend_on_the_block_size(rate_hz: int, block_samples: in
     assert [window.first_sample for window in actual] == [window.first_sample for window in expected]
 
 
+@pytest.mark.parametrize("block_samples", [160, 4801])
+def test_windows_do_not_depend_on_the_block_size_with_odd_numbers(block_samples: int) -> None:
+    """The same holds where no whole number of frames makes a tenth of a second."""
+    numbers = NUMBERS.model_copy(
+        update={"sample_rate_hz": 48_000, "window_length_samples": 48_000, "hop_length_samples": 242, "n_mels": 256}
+        | {"taper_length_samples": 2048, "fft_length": 2048}
+    )
+    samples = noise(44_100, 3.3)
+    expected, actual = (
+        windows_of(FrontEnd(numbers, capture_rate_hz=44_100, window_hop_s=20 * 242 / 48_000), samples, size)
+        for size in (len(samples), block_samples)
+    )
+
+    assert [window.log_mel.tobytes() for window in actual] == [window.log_mel.tobytes() for window in expected]
+
+
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 @pytest.mark.parametrize("window_hop_s", [0.1, 0.2, 0.5])
 def test_windows_are_dated_in_capture_samples(rate_hz: int, window_hop_s: float) -> None:
@@ -229,6 +246,52 @@ def test_no_window_reaches_beyond_the_sound(rate_hz: int, length_s: float) -> No
 
     assert all(window.first_sample + window.n_samples <= len(samples) for window in windows)
     assert windows[-1].n_samples == pytest.approx(rate_hz, abs=0.003 * rate_hz)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("window_hop_s", [0.1, 0.0125])
+def test_a_stream_that_is_joined_is_the_same(rate_hz: int, window_hop_s: float) -> None:
+    """Who begins to listen a whole period late has the same windows from the next second on, to the last bit."""
+    period_s = join_period_s(NUMBERS, window_hop_s=window_hop_s)
+    begin = period_s * rate_hz
+    samples = noise(rate_hz, period_s + 3.37)
+
+    whole = [w for w in windows_of(front_end_of(rate_hz, window_hop_s), samples) if w.first_sample >= begin + rate_hz]
+    front_end = front_end_of(rate_hz, window_hop_s)
+    joined = [w for block in blocks_of(samples[begin:], 999, begin) for w in front_end.push(block)]
+    joined = [w for w in (*joined, *front_end.flush()) if w.first_sample >= begin + rate_hz]
+
+    assert len(joined) == math.floor(1.37 / window_hop_s + 1e-9) + 1
+    assert [(w.first_sample, w.n_samples, w.log_mel.tobytes()) for w in joined] == [
+        (w.first_sample, w.n_samples, w.log_mel.tobytes()) for w in whole
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sample_rate_hz", "hop_length_samples", "window_hop_s", "period_s"),
+    [(16_000, 200, 0.1, 120), (16_000, 200, 0.3, 120), (48_000, 242, 242 / 48_000, 22_990), (22_050, 441, 0.1, 120)],
+)
+def test_a_stream_is_joined_where_frames_and_windows_begin(
+    sample_rate_hz: int, hop_length_samples: int, window_hop_s: float, period_s: int
+) -> None:
+    """A period is a whole number of tens of seconds, of steps of frames, and of window hops; two minutes or more."""
+    numbers = NUMBERS.model_copy(update={"sample_rate_hz": sample_rate_hz, "hop_length_samples": hop_length_samples})
+
+    assert join_period_s(numbers, window_hop_s=window_hop_s) == period_s
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 44_100, 96_000])
+def test_a_resampler_that_begins_anew_leaves_no_seam(rate_hz: int) -> None:
+    """Each second a resampler begins anew somewhere in an hour; no sample is lost, doubled or moved by it."""
+    period_s = JOIN_PERIOD_MIN_S
+    samples = sine(440.0, rate_hz, period_s + 3.0, 0.5)
+
+    windows = windows_of(front_end_of(rate_hz), samples)
+
+    level_db = windows[20].log_mel
+    assert len(windows) == 10 * (period_s + 2) + 1
+    for window in windows[10 * period_s - 20 : 10 * period_s + 10]:
+        assert np.abs(window.log_mel - level_db)[level_db > -60.0].max() < 0.01
 
 
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100])

@@ -216,6 +216,32 @@ def test_streaming_gives_the_same_to_the_last_bit(model: ModelFolder, chunks_per
         assert streaming.predict(window).embedding.tobytes() == embedding.tobytes()
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("at_once", [2, 7, 20, 23, 1000])
+def test_windows_may_come_many_at_once(model: ModelFolder, streaming: bool, at_once: int) -> None:
+    """However many are judged in one call, over a gap too: each prediction is the same to the last bit."""
+    windows = stream_of(model, chunks_per_hop=1, seed=3)
+    one_by_one, classifier = (Classifier(model, streaming=streaming) for _ in range(2))
+
+    predictions = [
+        prediction
+        for start in range(0, len(windows), at_once)
+        for prediction in classifier.predict_all(windows[start : start + at_once])
+    ]
+
+    assert len(windows) > 2 * 20
+    for window, prediction in zip(windows, predictions, strict=True):
+        alone = one_by_one.predict(window)
+        assert prediction.likelihoods.tobytes() == alone.likelihoods.tobytes()
+        assert prediction.embedding.tobytes() == alone.embedding.tobytes()
+        assert (prediction.first_sample, prediction.n_samples) == (window.first_sample, window.n_samples)
+
+
+def test_no_windows_no_predictions(model: ModelFolder) -> None:
+    """A block that completes no window is not an error."""
+    assert Classifier(model, streaming=True).predict_all([]) == []
+
+
 def test_a_stream_that_begins_anew_knows_nothing_of_the_past(model: ModelFolder) -> None:
     """The same stream twice, another between, all through one agent: the same predictions."""
     classifier = Classifier(model, streaming=True)
