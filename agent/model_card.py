@@ -152,6 +152,7 @@ class ModelCard(CardPart):
         background_label: the class that is never an event.
         groups: a wider name for a label, such as `alert` for a siren.
         streaming: the embedding network in its streaming form, where there is one.
+        trained_on: the folds of each data set that it has heard in training, where that is known.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -169,6 +170,7 @@ class ModelCard(CardPart):
     streaming: StreamingCard | None = None
     classifier: NetworkCard
     events: EventCard
+    trained_on: dict[str, tuple[int, ...]] | None = None
 
     @model_validator(mode="after")
     def _parts_fit_each_other(self) -> Self:

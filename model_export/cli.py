@@ -1,4 +1,4 @@
-"""`urbansound-model`: train, quantize, package, verify, or all of it by `build`; cross-validate, evaluate; `head`.
+"""`urbansound-model`: from recordings to a model (`build`, or step by step; `head`), and how good it is.
 
 Heavy libraries are imported by the command that needs them. Exit codes as in `agent.errors`.
 """
@@ -18,6 +18,7 @@ from agent.model_card import DEFAULT_MODEL
 from model_export import clips as clip_lists
 
 if TYPE_CHECKING:
+    from model_export.calibration import Rescaling
     from model_export.clips import Clip
     from model_export.train import Recipe
 
@@ -79,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("build", parents=[data, training], help="all steps: train to verify")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
-    command.add_argument("--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote, for the model card")
+    command.add_argument(
+        "--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote, to calibrate and for the card"
+    )
     command.set_defaults(run=_build)
     command = commands.add_parser("head", help="one's own classes on the embedding of a model that is there already")
     command.add_argument(
@@ -105,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", parents=[data, training], help="train both networks (Keras)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained networks")
     command.set_defaults(run=_train)
+    command = commands.add_parser("calibrate", help="make likelihoods say how often they are right")
+    command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
+    command.add_argument("--results", type=Path, required=True, metavar="DIR", help="what `crossvalidate` wrote")
+    command.set_defaults(run=_calibrate)
     command = commands.add_parser("quantize", parents=[data], help="trained networks to int8 TFLite")
     command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
@@ -118,8 +125,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
     command.add_argument("--model", type=Path, required=True, metavar="DIR", help="what `package` wrote")
     command.set_defaults(run=_verify)
+    _add_measuring(commands, [data, training])
+    return parser
+
+
+def _add_measuring(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", training: list[argparse.ArgumentParser]
+) -> None:
+    """The commands that say how good a model is."""
     command = commands.add_parser(
-        "crossvalidate", parents=[data, training], help="train and test on each fold, beside published peers"
+        "crossvalidate", parents=training, help="train and test on each fold, beside published peers"
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for networks and figures")
     command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all)")
@@ -137,7 +152,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file as well")
     command.add_argument("--plots", type=Path, metavar="DIR", help="draw confusions and calibration into this folder")
     command.set_defaults(run=_evaluate)
-    return parser
 
 
 def _clips(options: argparse.Namespace) -> "list[Clip]":
@@ -186,6 +200,7 @@ def _head(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from model_export.calibration import CALIBRATION_NAME
     from model_export.published import PublishedNetwork
     from model_export.train import train
 
@@ -197,45 +212,67 @@ def _train(options: argparse.Namespace) -> None:
         teachers=teachers,
         num_threads=options.threads,
     )
+    (options.out / CALIBRATION_NAME).unlink(missing_ok=True)  # of the networks that stood there before
+
+
+def _rescaling(results: Path) -> "Rescaling":
+    from model_export.calibration import fit
+    from model_export.results import PREDICTIONS_NAME, read_all_windows, read_predictions
+
+    return fit(read_all_windows(results, read_predictions(results / PREDICTIONS_NAME)))
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from model_export.crossvalidate import calibrated, load_networks
+    from model_export.report import rescaling_summary
+
+    rescaling = _rescaling(options.results)
+    calibrated(load_networks(options.networks)[1], rescaling)  # first: what does not fit is not written
+    rescaling.write(options.networks)
+    print(rescaling_summary(rescaling), end="")
 
 
 def _quantize(options: argparse.Namespace) -> None:
-    from model_export.crossvalidate import load_networks
+    from model_export.crossvalidate import load_calibrated
     from model_export.quantize import quantize, representative_windows
 
-    embedding, classifier = load_networks(options.networks)
+    embedding, classifier = load_calibrated(options.networks)
     quantize(embedding, classifier, representative_windows(_clips(options), seed=0), options.out)
 
 
 def _package(options: argparse.Namespace) -> None:
     from agent.inference import Classifier
+    from model_export.calibration import read_rescaling
+    from model_export.crossvalidate import training_record
     from model_export.evaluate import evaluate_folder
     from model_export.package import write_card, write_document
     from model_export.report import summary
     from model_export.response import measure_response
-    from model_export.train import TRAINING_NAME
 
     figures = summary(evaluate_folder(options.results)) if options.results else NOT_MEASURED
-    model = write_card(options.model, onset_response_s=0.5, offset_response_s=0.5)
+    training = training_record(options.networks)
+    folds = training["folds"]
+    model = write_card(options.model, onset_response_s=0.5, offset_response_s=0.5, trained_on=folds)
     clips = [clip for clip in _clips(options) if clip.dataset == "us8k"]
     response = measure_response(Classifier(model), model.card.front_end, clips, n_clips=120, seed=0)
     print(f"response: onset {response.onset_s} s, offset {response.offset_s} s, {response.n_clips} clips")
-    model = write_card(options.model, onset_response_s=response.onset_s, offset_response_s=response.offset_s)
-    training = json.loads((options.networks / TRAINING_NAME).read_text(encoding="utf-8"))
-    write_document(model, training, figures)
+    model = write_card(
+        options.model, onset_response_s=response.onset_s, offset_response_s=response.offset_s, trained_on=folds
+    )
+    write_document(model, training, figures, read_rescaling(options.networks))
     print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
 
 
 def _verify(options: argparse.Namespace) -> None:
     from agent.model_card import load_model_folder
-    from model_export.crossvalidate import load_networks
+    from model_export.crossvalidate import load_calibrated
     from model_export.metadata import check_metadata
     from model_export.quantize import representative_windows
     from model_export.verify import check_model
 
     model = load_model_folder(options.model)
     check_metadata(model)
-    embedding, classifier = load_networks(options.networks)
+    embedding, classifier = load_calibrated(options.networks)
     windows = representative_windows(_clips(options), seed=1)
     agreement = check_model(embedding, classifier, model, windows)
     print(
@@ -247,27 +284,30 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _crossvalidate(options: argparse.Namespace) -> None:
     from model_export.crossvalidate import crossvalidate
-    from model_export.evaluate import evaluate
+    from model_export.evaluate import evaluate_folder
+    from model_export.peers import peers_of
     from model_export.published import PublishedNetwork
     from model_export.report import summary
 
     clips = _clips(options)
-    folds = sorted({clip.fold for clip in clips if clip.dataset == "us8k"})
+    folds = sorted({clip.fold for clip in clips})
     unknown = sorted(set(options.folds or []) - set(folds))
     if unknown:
         raise UsageError(
-            f"--folds {unknown[0]}: not in --us8k {options.us8k}, expected of {', '.join(map(str, folds))}"
+            f"--folds {unknown[0]}: neither in --us8k {options.us8k} nor in --esc10 {options.esc10}, "
+            f"expected of {', '.join(map(str, folds))}"
         )
-    runs = crossvalidate(
+    crossvalidate(
         clips,
         _recipe(options),
         options.out,
         folds=options.folds or folds,
-        peers=[PublishedNetwork(file, cache=options.out) for file in options.peer],
+        peers=peers_of(options.peer, cache=options.out),
+        ten_classes=clip_lists.esc10_as_published(options.esc10),
         teachers=[PublishedNetwork(file) for file in options.teacher],
         num_threads=options.threads,
     )
-    print(summary(evaluate(runs)), end="")
+    print(summary(evaluate_folder(options.out)), end="")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -278,14 +318,15 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     if options.plots:
         from model_export.diagrams import draw  # first of all: what is not installed is said before the work
-    evaluation = evaluate_folder(options.results)
-    print(report(evaluation), end="")
+    evaluations = evaluate_folder(options.results)
+    print(report(evaluations), end="")
     try:
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(dataclasses.asdict(evaluation), indent=1) + "\n", encoding="utf-8")
+            figures = {dataset: dataclasses.asdict(one) for dataset, one in evaluations.items()}
+            options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         if options.plots:
-            for file in draw(evaluation, options.plots):
+            for file in draw(evaluations, options.plots):
                 log.info("evaluate.drawn file=%s", file)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; expected a place to write to") from error
@@ -294,7 +335,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     work = options.out.with_name(f"{options.out.name}.networks")
     steps = argparse.Namespace(**vars(options) | {"networks": work, "model": options.out})
+    if options.results:
+        _rescaling(options.results)  # first of all: what is not there is said before the work
     _train(argparse.Namespace(**vars(options) | {"out": work}))
+    if options.results:
+        _calibrate(steps)
     _quantize(steps)
     _package(steps)
     _verify(steps)

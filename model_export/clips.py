@@ -100,10 +100,15 @@ def esc10(folder: Path) -> list[Clip]:
     Raises:
         UsageError: the folder has neither `metadata.csv` nor `meta/esc50.csv`.
     """
-    return [replace(clip, label=ESC10_LABELS[clip.label]) for clip in _esc10_as_published(folder)]
+    return [replace(clip, label=ESC10_LABELS[clip.label]) for clip in esc10_as_published(folder)]
 
 
-def _esc10_as_published(folder: Path) -> list[Clip]:
+def esc10_as_published(folder: Path) -> list[Clip]:
+    """All clips of ESC-10, ten classes under its own names; from ESC-50 as published, or with one `metadata.csv`.
+
+    Raises:
+        UsageError: the folder has neither `metadata.csv` nor `meta/esc50.csv`.
+    """
     if (folder / "metadata.csv").is_file():
         return [
             Clip(folder / row["file"], row["class"], "esc10", int(row["fold"]), row["source_id"])
@@ -194,15 +199,24 @@ def hold_out_fold(clips: Iterable[Clip], fold: int) -> tuple[list[Clip], list[Cl
 def split_by_recording(clips: Iterable[Clip], *, fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
     """Split off a fraction of each label's recordings for validation, all clips of a recording together.
 
+    A label of two recordings or more has at least one of them in each part.
+
     Returns:
         training clips, validation clips.
+
+    Raises:
+        UsageError: no label has two recordings.
     """
     clips = list(clips)
     rng = np.random.default_rng(seed)
     held: set[tuple[str, str]] = set()
     for label in sorted({clip.label for clip in clips}):
         recordings = sorted({clip.recording for clip in clips if clip.label == label})
-        chosen = rng.permutation(len(recordings))[: round(fraction * len(recordings))]
-        held |= {(label, recordings[index]) for index in chosen}
+        n_held = min(max(1, round(fraction * len(recordings))), len(recordings) - 1)
+        held |= {(label, recordings[index]) for index in rng.permutation(len(recordings))[:n_held]}
+    if not held:
+        raise UsageError(
+            f"{len(clips)} clips to train on, one recording of each label; expected two, to validate on one"
+        )
     is_held: Callable[[Clip], bool] = lambda clip: (clip.label, clip.recording) in held  # noqa: E731
     return [clip for clip in clips if not is_held(clip)], [clip for clip in clips if is_held(clip)]

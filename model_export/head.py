@@ -57,20 +57,23 @@ def labels_of(clips: Sequence[Clip]) -> tuple[str, ...]:
     return tuple(sorted({clip.label for clip in clips}, key=lambda label: (label == BACKGROUND, label)))
 
 
-def train_head(clips: Sequence[Clip], embeddings: Embeddings, *, seed: int) -> Mlp:
+def train_head(
+    clips: Sequence[Clip], embeddings: Embeddings, *, seed: int, labels: tuple[str, ...] | None = None
+) -> Mlp:
     """Train on each label as often as on the others, and within it on each recording.
 
     Args:
         clips: to train on.
         embeddings: of at least these clips.
         seed: the same gives the same network.
+        labels: the order of the output; those of the clips without it.
     """
-    labels = labels_of(clips)
+    labels = labels or labels_of(clips)
     counts = [len(embeddings[clip]) for clip in clips]
     n_windows: dict[str, int] = {}  # by recording
     for clip, count in zip(clips, counts, strict=True):
         n_windows[clip.recording] = n_windows.get(clip.recording, 0) + count
-    n_recordings = {label: len(recordings_of(clips, label)) for label in labels}
+    n_recordings = {label: len(recordings_of(clips, label)) for label in labels_of(clips)}
     weights = [1.0 / (n_recordings[clip.label] * n_windows[clip.recording]) for clip in clips]
     return mlp.train(
         np.concatenate([embeddings[clip] for clip in clips]),

@@ -24,6 +24,7 @@ import tensorflow as tf
 from keras import layers
 
 from agent.model_card import FrontEndNumbers
+from model_export.results import Output
 
 FILTERS = (32, 64, 128, 240)
 HIDDEN = (512, 128)
@@ -118,3 +119,26 @@ def without_standardization(classifier: keras.Model) -> keras.Model:
     kernel, bias = first.get_weights()
     first.set_weights([kernel * scale[:, None], bias - (mean * scale) @ kernel])
     return folded
+
+
+def output_of(classifier: keras.Model) -> Output:
+    """What the last layer makes of its sums."""
+    return "sigmoid" if classifier.layers[-1].activation is keras.activations.sigmoid else "softmax"
+
+
+def without_output(classifier: keras.Model) -> keras.Model:
+    """Embedding to what the last layer sums up, before softmax or sigmoid."""
+    last = classifier.layers[-1]
+    sums = layers.Dense(last.units, name="sums")
+    network = keras.Model(classifier.input, sums(last.input))
+    sums.set_weights(last.get_weights())
+    return network
+
+
+def rescaled(classifier: keras.Model, scale: Sequence[float], bias: Sequence[float]) -> keras.Model:
+    """The same classifier, with each sum of its last layer multiplied and then shifted: calibration folded in."""
+    network = keras.models.clone_model(classifier)
+    network.set_weights(classifier.get_weights())
+    kernel, offset = network.layers[-1].get_weights()
+    network.layers[-1].set_weights([kernel * scale, offset * scale + bias])
+    return network

@@ -22,6 +22,7 @@ from agent.model_card import (
     load_model_folder,
     sha256_of,
 )
+from model_export.calibration import Rescaling
 from model_export.clips import BACKGROUND, LABELS
 from model_export.features import FRONT_END
 from model_export.metadata import LABELS_NAME, Metadata, TensorNote, write_metadata
@@ -113,8 +114,16 @@ def _tensor_card(details: dict[str, Any]) -> TensorCard:
     )
 
 
-def write_card(folder: Path, *, onset_response_s: float, offset_response_s: float) -> ModelFolder:
+def write_card(
+    folder: Path, *, onset_response_s: float, offset_response_s: float, trained_on: dict[str, list[int]]
+) -> ModelFolder:
     """Write metadata into the TFLite files of the folder and `model.json` for them; load it as the agent does.
+
+    Args:
+        folder: with the TFLite files.
+        onset_response_s: as `response` measures it.
+        offset_response_s: the same.
+        trained_on: the folds of each data set, as `train` recorded them.
 
     Raises:
         ModelError: a file cannot be read, or is not TFLite.
@@ -142,6 +151,7 @@ def write_card(folder: Path, *, onset_response_s: float, offset_response_s: floa
             default=DEFAULT_NUMBERS,
             classes=CLASS_NUMBERS,
         ),
+        trained_on={dataset: tuple(folds) for dataset, folds in trained_on.items()},
     )
     return write_model_json(folder, card)
 
@@ -168,13 +178,34 @@ def _taught_by(teachers: list[dict[str, str]]) -> str:
     return f"Besides the labels it learnt to predict maps and embedding of {names}."
 
 
-def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -> None:
+def _calibrated(calibration: Rescaling | None) -> str:
+    if calibration is None:
+        return "Likelihoods are not calibrated."
+    numbers = {
+        label: (scale, bias)
+        for label, scale, bias in zip(calibration.labels, calibration.scale, calibration.bias, strict=True)
+    }
+    told = ", ".join(f"{label} {scale:.2f} {bias:+.2f}" for label, (scale, bias) in numbers.items())
+    if calibration.output == "softmax":
+        told = f"{calibration.scale[0]:.2f} for all"
+    folds = ", ".join(map(str, calibration.folds))
+    return (
+        f"Likelihoods are calibrated: what the last layer sums up before its {calibration.output} is multiplied and "
+        f"shifted\n({told}), fitted on {calibration.clips} clips of the folds {folds}, each judged by a network\n"
+        "that had not heard it. They hold for such clips, with every label about as frequent; a street has another mix."
+    )
+
+
+def write_document(
+    model: ModelFolder, training: dict[str, Any], figures: str, calibration: Rescaling | None = None
+) -> None:
     """Write `MODEL_CARD.md`, for people.
 
     Args:
         model: the folder with its card.
         training: the record that `train` wrote.
         figures: the tables of the cross-validation, or what is said where it was not done.
+        calibration: what was folded into the classifier.
     """
     front_end, recipe = model.card.front_end, training["recipe"]
     teachers = "".join(f"--teacher {teacher['name']}.tflite " for teacher in training["teachers"])
@@ -219,10 +250,12 @@ Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, t
 {figures}
 ## Limits
 Few recordings: many classes were heard from some dozens of places only. Two sounds at a time share one likelihood
-(softmax): the louder one wins. Likelihoods are not calibrated. The event thresholds are first choices, not tuned.
+(softmax): the louder one wins. The event thresholds are first choices, not tuned.
+{_calibrated(calibration)}
 
 ## Make it again
-`urbansound-model build --us8k DIR --esc10 DIR {teachers}--out DIR` (seed {recipe["seed"]}).
+`urbansound-model build --us8k DIR --esc10 DIR {teachers}{"--results DIR " if calibration else ""}--out DIR`
+(seed {recipe["seed"]}).
 """,
         encoding="utf-8",
     )

@@ -169,6 +169,15 @@ def test_the_identity_of_a_model_is_its_card(folder: Path) -> None:
     assert load_model_folder(folder).sha256 != before
 
 
+def test_a_card_may_say_what_the_model_has_heard_in_training(folder: Path) -> None:
+    """So that nobody tests on it by mistake; a card that does not know it is a card all the same."""
+    assert load_model_folder(folder).card.trained_on == {"us8k": (1, 2, 3), "esc10": (1, 2, 3, 4)}
+
+    edit_card(folder, lambda card: card.pop("trained_on"))
+
+    assert load_model_folder(folder).card.trained_on is None
+
+
 def event_card(**classes: EventNumbers) -> EventCard:
     return EventCard(
         span_s=1.0,

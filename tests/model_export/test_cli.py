@@ -4,15 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent.model_card import load_model_folder
 from model_export import cli
-from model_export.results import write_predictions
+from model_export.clips import LABELS
+from model_export.results import write_predictions, write_windows
 from tests.model_export.conftest import SMALL_RECIPE
-from tests.model_export.predicted import predicted
+from tests.model_export.predicted import predicted, windows_of
 
 
 @pytest.fixture
@@ -88,6 +91,46 @@ def test_verify_notices_metadata_that_disagree_with_the_card(
     assert "embedding.tflite: its metadata says version = '1', expected 'another'" in capsys.readouterr().err
 
 
+def test_build_says_at_once_that_there_is_nothing_to_calibrate_on(
+    data_sets: tuple[Path, Path], results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before training: only the tables of the cross-validation were kept."""
+    us8k, esc10 = data_sets
+    data = ["--us8k", str(us8k), "--esc10", str(esc10), "--results", str(results)]
+
+    code = cli.main(["build", *data, "--out", str(tmp_path / "model")])
+
+    assert code == 2
+    assert "no windows to calibrate on" in capsys.readouterr().err
+
+
+def test_calibration_goes_from_cross_validation_into_the_model(
+    data_sets: tuple[Path, Path], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is fitted on clips that were not trained on is in the int8 classifier, and float and int8 still agree."""
+    us8k, esc10 = data_sets
+    networks, model, results = tmp_path / "networks", tmp_path / "model", tmp_path / "results"
+    shutil.copytree(trained, networks)
+    fold = windows_of("softmax", too_sure=2.0, n_clips=60)
+    wide = np.pad(fold.sums, ((0, 0), (0, len(LABELS) - 3)), constant_values=-20.0)
+    run = replace(fold.run, labels=LABELS, likelihoods=np.full((60, len(LABELS)), 0.1))
+    (results / "fold1").mkdir(parents=True)
+    write_predictions([run], results / "predictions.csv")
+    write_windows(replace(fold, run=run, sums=wide), results / "fold1" / "windows.npz")
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+
+    codes = [
+        cli.main(["calibrate", "--networks", str(networks), "--results", str(results)]),
+        cli.main(["quantize", *data, "--networks", str(networks), "--out", str(model)]),
+        cli.main(["package", *data, "--networks", str(networks), "--model", str(model)]),
+        cli.main(["verify", *data, "--networks", str(networks), "--model", str(model)]),
+    ]
+
+    assert codes == [0, 0, 0, 0]
+    assert "| siren            |         0.4" in capsys.readouterr().out
+    assert "Likelihoods are calibrated" in (model / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
 def test_a_wrong_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Pointing at the wrong place is a usage error that says which option and which folder."""
     code = cli.main(["train", "--us8k", str(tmp_path), "--esc10", str(tmp_path), "--out", str(tmp_path / "x")])
@@ -118,7 +161,7 @@ def test_folds_that_are_not_there_are_refused(
     code = cli.main(["crossvalidate", *data, "--out", str(tmp_path), "--folds", "1", "7"])
 
     assert code == 2
-    assert f"--folds 7: not in --us8k {us8k}, expected of 1, 2" in capsys.readouterr().err
+    assert f"--folds 7: neither in --us8k {us8k} nor in --esc10 {esc10}, expected of 1, 2" in capsys.readouterr().err
 
 
 def test_evaluate_prints_writes_and_draws(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,10 +171,10 @@ def test_evaluate_prints_writes_and_draws(results: Path, tmp_path: Path, capsys:
     code = cli.main(["evaluate", "--results", str(results), "--json", str(figures), "--plots", str(plots)])
 
     assert code == 0
-    assert capsys.readouterr().out.startswith("# Cross-validation\n")
+    assert capsys.readouterr().out.startswith("# UrbanSound8K")
     written = json.loads(figures.read_text())
-    assert written["systems"][0]["accuracy"]["1"]["value"] == 0.5
-    assert written["tests"][0]["system"] == "peer"
+    assert written["us8k"]["systems"][0]["accuracy"]["1"]["value"] == 0.5
+    assert written["us8k"]["tests"][0]["system"] == "peer"
     assert len(list(plots.glob("*.png"))) == 3
 
 
@@ -163,5 +206,5 @@ def test_evaluate_names_what_it_cannot_write(results: Path, capsys: pytest.Captu
 
     printed = capsys.readouterr()
     assert code == 2
-    assert printed.out.startswith("# Cross-validation\n")
+    assert printed.out.startswith("# UrbanSound8K")
     assert str(results / "predictions.csv") in printed.err

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from scipy import special
 
 from model_export import networks
 from model_export.features import FRONT_END
@@ -71,3 +72,30 @@ def test_folding_the_standardization_changes_nothing(likelihoods: networks.Likel
     expected = classifier.predict(embeddings, verbose=0)
     np.testing.assert_allclose(folded.predict(embeddings, verbose=0), expected, atol=1e-5)
     assert [layer.units for layer in folded.layers if hasattr(layer, "units")] == [512, 128, 3]
+
+
+def small_classifier(activation: str) -> keras.Model:
+    """A trained classifier's shape, with weights that nobody trained."""
+    softmax = networks.classifier_network(16, 3)
+    last = softmax.layers[-1]
+    answer = keras.layers.Dense(3, activation=activation, name=last.name)
+    network = keras.Model(softmax.input, answer(last.input))
+    answer.set_weights(last.get_weights())
+    return network
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_calibration_is_folded_into_the_last_layer(activation: str) -> None:
+    """The rescaled network says what rescaling its sums would say; the one it was made from stays as it was."""
+    classifier = small_classifier(activation)
+    embeddings = np.random.default_rng(2).normal(size=(20, 16)).astype(np.float32)
+    before = classifier.predict(embeddings, verbose=0)
+    scale, bias = [0.5, 2.0, 1.0], [0.1, -1.0, 0.0]
+
+    rescaled = networks.rescaled(classifier, scale, bias)
+
+    sums = networks.without_output(classifier).predict(embeddings, verbose=0) * scale + bias
+    expected = special.softmax(sums, axis=1) if activation == "softmax" else special.expit(sums)
+    np.testing.assert_allclose(rescaled.predict(embeddings, verbose=0), expected, atol=1e-5)
+    np.testing.assert_array_equal(classifier.predict(embeddings, verbose=0), before)
+    assert networks.output_of(rescaled) == networks.output_of(classifier) == activation
