@@ -128,7 +128,7 @@ class WindowDrawer:
         self._likelihoods = likelihoods
         self._rng = np.random.default_rng(seed)
         self._of_label = {int(target): np.flatnonzero(clips.targets == target) for target in np.unique(clips.targets)}
-        self._ends = np.cumsum(_draws(clips))
+        self._ends = np.cumsum(draws(clips.targets, clips.recordings))
         self._log_mel = LogMel(DEEP)
         self._styles = [_style(self._log_mel.frames(sound)) for sound in clips.sounds if level_db(sound) > SILENCE_DB]
 
@@ -138,10 +138,7 @@ class WindowDrawer:
         return len(self._clips.sounds)
 
     def epoch(self, batch_size: int) -> Iterator[Example]:
-        """As many windows as there are clips, in random order.
-
-        Each label comes as often as it has clips; within it, a recording counts as much as the square root of its clips
-        says: some gave dozens of clips that are much the same.
+        """As many windows as there are clips, in random order; how often a clip comes, `draws` says.
 
         Yields:
             examples with a leading axis of `batch_size`; the windows are (batch, n_frames, n_mels, 1).
@@ -252,15 +249,26 @@ class WindowDrawer:
         return window
 
 
-def _draws(clips: TrainingClips) -> NDArray[np.float64]:
-    """How often each clip is drawn in an epoch, in the mean, float64 (n_clips,)."""
-    cut_from = [f"{target} {recording}" for target, recording in zip(clips.targets, clips.recordings, strict=True)]
+def draws(targets: NDArray[np.int64], recordings: Sequence[str]) -> NDArray[np.float64]:
+    """How often each clip is drawn in an epoch, in the mean.
+
+    Each label comes as often as it has clips; within it, a recording counts as much as the square root of its clips
+    says: some gave dozens of clips that are much the same.
+
+    Args:
+        targets: int64 (n_clips,), index of the label.
+        recordings: what each clip was cut from.
+
+    Returns:
+        float64 (n_clips,), which sums to n_clips.
+    """
+    cut_from = [f"{target} {recording}" for target, recording in zip(targets, recordings, strict=True)]
     _, places, counts = np.unique(cut_from, return_inverse=True, return_counts=True)
-    draws: NDArray[np.float64] = 1.0 / np.sqrt(counts[places])
-    for target in np.unique(clips.targets):
-        of_label = clips.targets == target
-        draws[of_label] *= of_label.sum() / draws[of_label].sum()
-    return draws
+    often: NDArray[np.float64] = 1.0 / np.sqrt(counts[places])
+    for target in np.unique(targets):
+        of_label = targets == target
+        often[of_label] *= of_label.sum() / often[of_label].sum()
+    return often
 
 
 def _audible(snr_db: float) -> np.float32:

@@ -6,7 +6,7 @@ folder for each class. Out: `Clip`s. Splits go by fold and by recording, never b
 
 import csv
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -194,29 +194,3 @@ def hold_out_fold(clips: Iterable[Clip], fold: int) -> tuple[list[Clip], list[Cl
     heard = {clip.recording for clip in test}
     train = [clip for clip in clips if clip.fold != fold and clip.recording not in heard]
     return train, test
-
-
-def split_by_recording(clips: Iterable[Clip], *, fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Split off a fraction of each label's recordings for validation, all clips of a recording together.
-
-    A label of two recordings or more has at least one of them in each part.
-
-    Returns:
-        training clips, validation clips.
-
-    Raises:
-        UsageError: no label has two recordings.
-    """
-    clips = list(clips)
-    rng = np.random.default_rng(seed)
-    held: set[tuple[str, str]] = set()
-    for label in sorted({clip.label for clip in clips}):
-        recordings = sorted({clip.recording for clip in clips if clip.label == label})
-        n_held = min(max(1, round(fraction * len(recordings))), len(recordings) - 1)
-        held |= {(label, recordings[index]) for index in rng.permutation(len(recordings))[:n_held]}
-    if not held:
-        raise UsageError(
-            f"{len(clips)} clips to train on, one recording of each label; expected two, to validate on one"
-        )
-    is_held: Callable[[Clip], bool] = lambda clip: (clip.label, clip.recording) in held  # noqa: E731
-    return [clip for clip in clips if not is_held(clip)], [clip for clip in clips if is_held(clip)]

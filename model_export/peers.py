@@ -1,25 +1,25 @@
 """Published networks as opponents: their frozen embeddings under the paper's MLP, on the same clips and folds as ours.
 
 In: networks, training clips, test clips. Out: a run for each test fold and seed. They hear the same synthetic
-background in training as our network, and validation is split by recording: the published split by window leaks.
+background in training as our network, and each clip as often. The number of steps is fixed, so nothing is chosen on a
+validation set: the published protocol validates on windows that overlap with those of training.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.errors import UsageError
 from agent.values import FloatArray
-from model_export import noise
-from model_export.clips import BACKGROUND, Clip, split_by_recording
-from model_export.published import RATE_HZ, PublishedNetwork, clip_targets, train_mlp
+from model_export import mlp, noise
+from model_export.augment import draws
+from model_export.clips import BACKGROUND, Clip
+from model_export.published import RATE_HZ, PublishedNetwork
 from model_export.results import FoldPredictions, predictions_of
 from model_export.train import Recipe
 
 SEEDS = (0, 1, 2)
-VALIDATION_FRACTION = 0.1
 HASH_DIGITS = 8
 
 
@@ -66,40 +66,32 @@ def peer_runs(
         tests: by fold, clips of other recordings.
         recipe: how much synthetic background there is.
         labels: what is told apart.
-
-    Raises:
-        UsageError: no label has recordings enough for training and validation.
     """
     heard = {fold: peer.embeddings_of(clips) for fold, clips in tests.items()}
     noises = _noise_embeddings(peer, recipe) if BACKGROUND in labels else []
+    embeddings = [*peer.embeddings_of(train), *noises]
+    recordings = [*(clip.recording for clip in train), *(f"noise {number}" for number in range(len(noises)))]
+    targets = np.array([*(labels.index(clip.label) for clip in train), *[labels.index(BACKGROUND)] * len(noises)])
+    counts = np.array([len(rows) for rows in embeddings])
+    weights = np.repeat(draws(targets, recordings) / counts, counts)  # of each window
+    x, y = np.concatenate(embeddings), np.repeat(targets, counts)
     runs = []
     for seed in SEEDS:
-        kept, held = split_by_recording(train, fraction=VALIDATION_FRACTION, seed=seed)
-        x, y = _rows(peer, kept, labels)
-        for rows in noises:
-            x = np.concatenate([x, rows])
-            y = np.concatenate([y, np.full(len(rows), labels.index(BACKGROUND), np.int64)])
-        classifier = train_mlp((x, y), _rows(peer, held, labels), n_labels=len(labels), seed=seed)
+        head = mlp.train(x, y, weights, n_labels=len(labels), seed=seed)
         for fold, clips in tests.items():
-            likelihoods = classifier.predict(np.concatenate(heard[fold]), batch_size=512, verbose=0)
-            counts = [len(rows) for rows in heard[fold]]
+            likelihoods = head.likelihoods(np.concatenate(heard[fold]))
+            counts_of_fold = [len(rows) for rows in heard[fold]]
             runs.append(
-                predictions_of(clips, likelihoods, counts, labels=labels, system=system_of(peer), fold=fold, seed=seed)
+                predictions_of(
+                    clips, likelihoods, counts_of_fold, labels=labels, system=system_of(peer), fold=fold, seed=seed
+                )
             )
     return runs
 
 
 def _noise_embeddings(peer: PublishedNetwork, recipe: Recipe) -> list[FloatArray]:
-    """The peer hears the same kind and amount of synthetic background."""
+    """The peer hears the same kind and amount of synthetic background; of each noise (n_windows, d)."""
     rng = np.random.default_rng(recipe.seed)
     n_samples = round(recipe.noise_clip_s * RATE_HZ)
     sounds = [noise.background(n_samples, RATE_HZ, rng) for _ in range(recipe.noise_clips)]
-    return [np.concatenate([peer.embeddings(sound, RATE_HZ) for sound in sounds])] if sounds else []
-
-
-def _rows(
-    peer: PublishedNetwork, clips: Sequence[Clip], labels: tuple[str, ...]
-) -> tuple[FloatArray, NDArray[np.int64]]:
-    rows = peer.embeddings_of(clips)
-    targets = [labels.index(clip.label) for clip in clips]
-    return np.concatenate(rows), clip_targets(targets, [len(row) for row in rows])
+    return [peer.embeddings(sound, RATE_HZ) for sound in sounds]
