@@ -171,6 +171,12 @@ def _folds(folds: dict[str, list[int]]) -> str:
     return "; ".join(f"{dataset}: folds {', '.join(map(str, numbers))}" for dataset, numbers in folds.items())
 
 
+def _overlaps(recipe: dict[str, Any]) -> str:
+    if recipe["likelihoods"] == "softmax":
+        return "Two sounds at a time share one likelihood: the louder one wins."
+    return "Of two sounds at a time, one far below the other is not told."
+
+
 def _taught_by(teachers: list[dict[str, str]]) -> str:
     if not teachers:
         return "It learnt from the labels alone."
@@ -237,20 +243,21 @@ Log-mel: {front_end.sample_rate_hz} Hz, {front_end.n_mels} {front_end.mel_scale.
 {front_end.mel_min_hz:.0f} to {front_end.mel_max_hz:.0f} Hz, Hann taper of {front_end.taper_length_samples} samples each
 {front_end.hop_length_samples} samples, {front_end.n_frames} frames wholly inside 1 s; decibels relative to a full-scale
 sine, a fixed reference, from {front_end.level_min_db:.0f} to {front_end.level_max_db:.0f} dB. L3 audio network
-(Cramer et al., ICASSP 2019) with 32-64-128-256 filters, no padding along time, maximum over the last map; MLP 512-128
-with the standardization folded in; {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
+(Cramer et al., ICASSP 2019) with 32-64-128-240 filters, no padding along time, maximum over the last map; the filters
+of its first convolution sum to 0, so that it does not know the level. MLP 512-128 with the standardization folded in,
+{recipe["likelihoods"]}. {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
 
-Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, mixup, backgrounds,
-changes of speed, frequency styles of other clips, SpecAugment and weight averaging, then {recipe["calm_epochs"]} calm
-ones with little mixing; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
+Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, mixtures, backgrounds,
+changes of speed, rooms, overloads, telephones, frequency styles of other clips, SpecAugment and weight averaging, then
+{recipe["calm_epochs"]} calm ones with little mixing; recordings count by the square root of their clips; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
 
 ## Figures
 Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.
 
 {figures}
 ## Limits
-Few recordings: many classes were heard from some dozens of places only. Two sounds at a time share one likelihood
-(softmax): the louder one wins. The event thresholds are first choices, not tuned.
+Few recordings: many classes were heard from some dozens of places only. Speech was synthetic. {_overlaps(recipe)}
+The event thresholds are first choices, not tuned.
 {_calibrated(calibration)}
 
 ## Make it again
