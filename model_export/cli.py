@@ -1,5 +1,7 @@
 """`urbansound-model`: from recordings to a model (`build`, or step by step; `head`), and how good it is.
 
+Events: `soundscapes` makes labelled scenes, `score` judges a model on them, `tune` sets its numbers.
+
 Heavy libraries are imported by the command that needs them. Exit codes as in `agent.errors`.
 """
 
@@ -18,8 +20,10 @@ from agent.model_card import DEFAULT_MODEL
 from model_export import clips as clip_lists
 
 if TYPE_CHECKING:
+    from agent.model_card import ModelFolder
     from model_export.calibration import Rescaling
     from model_export.clips import Clip
+    from model_export.tracks import Hears, Track
     from model_export.train import Recipe
 
 log = logging.getLogger(__name__)
@@ -126,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--model", type=Path, required=True, metavar="DIR", help="what `package` wrote")
     command.set_defaults(run=_verify)
     _add_measuring(commands, [data, training])
+    _add_scene_commands(commands, data)
     return parser
 
 
@@ -154,8 +159,60 @@ def _add_measuring(
     command.set_defaults(run=_evaluate)
 
 
+def _add_scene_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", data: argparse.ArgumentParser
+) -> None:
+    command = commands.add_parser("soundscapes", parents=[data], help="make labelled street scenes from recordings")
+    command.add_argument("--folds", type=int, nargs="+", required=True, metavar="N", help="from clips of these folds")
+    command.add_argument("--hours", type=float, default=1.0, metavar="H", help="of all scenes together (default: 1)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="another one gives others (default: 0)")
+    command.add_argument(
+        "--strangers",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="probability of a sound that is none of the labels, in each scene (default: 0)",
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    command.set_defaults(run=_soundscapes)
+
+    scenes = argparse.ArgumentParser(add_help=False)
+    scenes.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model folder")
+    source = scenes.add_mutually_exclusive_group(required=True)
+    source.add_argument("--scenes", type=Path, metavar="DIR", help="recordings with a TSV of labels beside each")
+    source.add_argument(
+        "--crossvalidation",
+        type=Path,
+        metavar="DIR",
+        help="what `crossvalidate` wrote: scenes of each fold are made and heard by the network that has not heard it",
+    )
+    scenes.add_argument("--us8k", type=Path, metavar="DIR", help="UrbanSound8K, for --crossvalidation")
+    scenes.add_argument("--esc10", type=Path, metavar="DIR", help="ESC-10 or ESC-50, for --crossvalidation")
+    scenes.add_argument("--hours", type=float, default=4.0, metavar="H", help="of scenes to make (default: 4)")
+    scenes.add_argument("--seed", type=int, default=0, metavar="N", help="of the scenes to make (default: 0)")
+    scenes.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file as well")
+
+    command = commands.add_parser("score", parents=[scenes], help="judge a model's events on labelled scenes")
+    command.add_argument("--peer", type=Path, metavar="FILE", help="`yamnet.tflite`, with its own classes")
+    command.add_argument("--out", type=Path, metavar="DIR", help="write what sed_eval and sed_scores_eval read")
+    command.set_defaults(run=_score)
+    command = commands.add_parser("tune", parents=[scenes], help="set a model's numbers of events from labelled scenes")
+    command.add_argument(
+        "--budget", type=float, default=2.0, metavar="X", help="false alarms in an hour without events (default: 2)"
+    )
+    command.add_argument("--out", type=Path, metavar="DIR", help="write here instead of into the model's folder")
+    command.set_defaults(run=_tune)
+
+
 def _clips(options: argparse.Namespace) -> "list[Clip]":
     return clip_lists.urbansound8k(options.us8k) + clip_lists.esc10(options.esc10)
+
+
+def _scenery(options: argparse.Namespace) -> "tuple[list[Clip], list[Clip]]":
+    """What scenes are made of: street sounds and grounds, and sounds that are neither."""
+    strangers = clip_lists.esc10_strangers(options.esc10)
+    files = {clip.file for clip in strangers}
+    return [clip for clip in _clips(options) if clip.file not in files], strangers
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":
@@ -330,6 +387,110 @@ def _evaluate(options: argparse.Namespace) -> None:
                 log.info("evaluate.drawn file=%s", file)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; expected a place to write to") from error
+
+
+def _soundscapes(options: argparse.Namespace) -> None:
+    from model_export.soundscapes import Street, soundscapes, write_soundscape
+
+    _check_hours(options.hours, options.seed)
+    clips, strangers = _scenery(options)
+    made = soundscapes(
+        clips,
+        strangers=strangers,
+        folds=options.folds,
+        hours=options.hours,
+        seed=options.seed,
+        street=Street(stranger_probability=options.strangers),
+    )
+    n_events = n_scenes = 0
+    for soundscape in made:
+        write_soundscape(soundscape, options.out)
+        n_scenes, n_events = n_scenes + 1, n_events + len(soundscape.scene.soundings)
+    print(f"{n_scenes} scenes with {n_events} events in {options.out}")
+
+
+def _check_hours(hours: float, seed: int) -> None:
+    if not 0.0 < hours <= 1000.0:
+        raise UsageError(f"--hours {hours:g}: expected more than 0 and at most 1000")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: expected 0 or more")
+
+
+def _tracks(options: argparse.Namespace, model: "ModelFolder", peer: "Hears | None" = None) -> "list[Track]":
+    """The scenes as the model hears them, or its networks of a cross-validation; or as a peer does."""
+    from agent.model_card import load_model_folder
+    from model_export.tracks import Listener, hear_folder, hear_made
+
+    if options.scenes:
+        return hear_folder(peer or Listener(model), options.scenes, model.card.labels)
+    if not options.us8k or not options.esc10:
+        raise UsageError("--crossvalidation: needs --us8k and --esc10 as well")
+    _check_hours(options.hours, options.seed)
+    folders = {int(path.name[4:]): path for path in options.crossvalidation.glob("fold*") if path.name[4:].isdecimal()}
+    if not folders:
+        raise UsageError(f"--crossvalidation {options.crossvalidation}: no folder fold1, fold2, ... in it")
+    models = {fold: load_model_folder(folder) for fold, folder in sorted(folders.items())}
+    for one in models.values():
+        if one.card.labels != model.card.labels:
+            raise UsageError(f"{one.path}: labels {', '.join(one.card.labels)}, expected those of {model.path}")
+    listeners = {fold: peer or Listener(one) for fold, one in models.items()}
+    return hear_made(listeners, _scenery(options)[0], hours=options.hours, seed=options.seed)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from agent.model_card import load_model_folder
+    from model_export.score import best_single_threshold, score, write_for_tools
+    from model_export.scorecard import score_figures, score_text
+    from model_export.tracks import at_threshold, rules_of
+
+    model = load_model_folder(options.model)
+    peer = None
+    if options.peer:
+        from model_export.audioset import YamnetListener
+
+        peer = YamnetListener(options.peer)
+    rules, events = rules_of(model.card), model.card.events
+    tracks = _tracks(options, model)
+    scores = [score(model.card.name, tracks, rules, events)]
+    if options.out:
+        write_for_tools(tracks, rules, events, options.out)
+    if peer:
+        heard, its_events = _tracks(options, model, peer), peer.event_card(events)
+        its_rules = {label: rule for label, rule in rules.items() if label in peer.labels}
+        best = best_single_threshold(heard, its_rules, its_events)
+        its_rules = {label: at_threshold(rule, best) for label, rule in its_rules.items()}
+        scores.append(score(f"{peer.name} at {best:g}", heard, its_rules, its_events))
+    print(score_text(scores), end="")
+    _write_json(options.json, score_figures(scores))
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from agent.model_card import load_model_folder
+    from model_export.package import write_events
+    from model_export.scorecard import tuning_figures, tuning_text
+    from model_export.tracks import rules_of
+    from model_export.tune import tune, with_rules
+
+    model = load_model_folder(options.model)
+    if options.budget < 0.0:
+        raise UsageError(f"--budget {options.budget:g}: expected 0 or more")
+    events = model.card.events
+    tuning = tune(_tracks(options, model), rules_of(model.card), events, budget=options.budget)
+    text = tuning_text(tuning)
+    print(text, end="")
+    _write_json(options.json, tuning_figures(tuning))
+    tuned = write_events(model, with_rules(events, tuning.rules), text, options.out or options.model)
+    print(f"model {tuned.card.name} {tuned.card.version} sha256 {tuned.sha256} in {tuned.path}")
+
+
+def _write_json(file: Path | None, figures: object) -> None:
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--json {error.filename}: {error.strerror}; expected a place to write to") from error
 
 
 def _build(options: argparse.Namespace) -> None:

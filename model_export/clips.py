@@ -49,6 +49,7 @@ ESC10_LABELS = {
     "sneezing": BACKGROUND,
     "rooster": BACKGROUND,
 }
+ESC10_GROUND = ("rain", "sea_waves", "fire_crackling", "crackling_fire", "clock_tick")  # goes on, below other sounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Clip:
         dataset: `us8k`, `esc10` or `own`.
         fold: the fold that the data set's authors put it in; of one's own classes, the fold it was dealt to.
         recording: the recording it was cut from: clips of one recording are not independent.
+        is_faint: whether its data set says that the sound lies in the background of the clip.
     """
 
     file: Path
@@ -68,6 +70,7 @@ class Clip:
     dataset: str
     fold: int
     recording: str
+    is_faint: bool = False
 
 
 def urbansound8k(folder: Path) -> list[Clip]:
@@ -78,20 +81,18 @@ def urbansound8k(folder: Path) -> list[Clip]:
     """
     if (folder / "metadata.csv").is_file():
         rows = _rows(folder / "metadata.csv")
-        return [Clip(folder / row["file"], row["class"], "us8k", int(row["fold"]), row["fsID"]) for row in rows]
+        return [_us8k_clip(folder / row["file"], row) for row in rows]
     published = folder / "metadata" / "UrbanSound8K.csv"
     if not published.is_file():
         raise UsageError(f"--us8k {folder}: no metadata.csv and no metadata/UrbanSound8K.csv in it")
     return [
-        Clip(
-            folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"],
-            row["class"],
-            "us8k",
-            int(row["fold"]),
-            row["fsID"],
-        )
-        for row in _rows(published)
+        _us8k_clip(folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"], row) for row in _rows(published)
     ]
+
+
+def _us8k_clip(file: Path, row: dict[str, str]) -> Clip:
+    is_faint = row.get("salience") == "2"
+    return Clip(file, row["class"], "us8k", int(row["fold"]), row["fsID"], is_faint=is_faint)
 
 
 def esc10(folder: Path) -> list[Clip]:
@@ -101,6 +102,19 @@ def esc10(folder: Path) -> list[Clip]:
         UsageError: the folder has neither `metadata.csv` nor `meta/esc50.csv`.
     """
     return [replace(clip, label=ESC10_LABELS[clip.label]) for clip in esc10_as_published(folder)]
+
+
+def esc10_strangers(folder: Path) -> list[Clip]:
+    """The clips of ESC-10 that come and go and are none of our labels, under its own names.
+
+    Raises:
+        UsageError: as `esc10`.
+    """
+    return [
+        clip
+        for clip in esc10_as_published(folder)
+        if ESC10_LABELS[clip.label] == BACKGROUND and clip.label not in ESC10_GROUND
+    ]
 
 
 def esc10_as_published(folder: Path) -> list[Clip]:

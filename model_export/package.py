@@ -5,12 +5,15 @@ folder that `agent.model_card.load_model_folder` accepts.
 """
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ai_edge_litert.interpreter import Interpreter
 
+from agent.errors import UsageError
 from agent.model_card import (
     CARD_NAME,
     EventCard,
@@ -46,6 +49,9 @@ GROUPS = {
     "siren": "alert",
     "street_music": "music",
 }
+FIRST_CHOICES = "The event thresholds are first choices, not tuned."
+TUNED = "The event thresholds are chosen on made scenes, not in a street."
+EVENTS_HEADING = "## Events"
 N_CONVOLUTIONS = 8
 SPAN_S = 1.0
 DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0)
@@ -167,6 +173,36 @@ def write_model_json(folder: Path, card: ModelCard) -> ModelFolder:
     return load_model_folder(folder)
 
 
+def write_events(model: ModelFolder, events: EventCard, text: str, out: Path) -> ModelFolder:
+    """Write other numbers of events into a model, and what they are worth into its `MODEL_CARD.md`.
+
+    Args:
+        model: the folder as it is.
+        events: the numbers.
+        text: the section `Events`; one that is there already is replaced.
+        out: the folder to write; that of the model, or another, which then gets a copy.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        if out.resolve() != model.path.resolve():
+            names = [file.file for file in (model.card.embedding, model.card.streaming, model.card.classifier) if file]
+            out.mkdir(parents=True, exist_ok=True)
+            for name in (*names, DOCUMENT):
+                if (model.path / name).is_file():
+                    shutil.copyfile(model.path / name, out / name)
+        document = out / DOCUMENT
+        if document.is_file():
+            before = document.read_text(encoding="utf-8").replace(FIRST_CHOICES, TUNED)
+            before = re.sub(rf"(?ms)^{EVENTS_HEADING}\n.*?(?=^## )", "", before)
+            head, limits, rest = before.partition("## Limits\n")
+            document.write_text(f"{head}{EVENTS_HEADING}\n{text}\n{limits}{rest}", encoding="utf-8")
+        return write_model_json(out, model.card.model_copy(update={"events": events}))
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}; expected a folder to write to") from error
+
+
 def _folds(folds: dict[str, list[int]]) -> str:
     return "; ".join(f"{dataset}: folds {', '.join(map(str, numbers))}" for dataset, numbers in folds.items())
 
@@ -249,7 +285,8 @@ of its first convolution sum to 0, so that it does not know the level. MLP 512-1
 
 Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, mixtures, backgrounds,
 changes of speed, rooms, overloads, telephones, frequency styles of other clips, SpecAugment and weight averaging, then
-{recipe["calm_epochs"]} calm ones with little mixing; recordings count by the square root of their clips; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
+{recipe["calm_epochs"]} calm ones with little mixing; recordings count by the square root of their clips. It took
+{training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
 
 ## Figures
 Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.
@@ -257,7 +294,7 @@ Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, t
 {figures}
 ## Limits
 Few recordings: many classes were heard from some dozens of places only. Speech was synthetic. {_overlaps(recipe)}
-The event thresholds are first choices, not tuned.
+{FIRST_CHOICES}
 {_calibrated(calibration)}
 
 ## Make it again

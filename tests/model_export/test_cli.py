@@ -1,5 +1,6 @@
 """`urbansound-model`."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -10,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.model_card import load_model_folder
+from agent.model_card import DEFAULT_MODEL, load_model_folder
 from model_export import cli
+from model_export import soundscapes as soundscapes_module
+from model_export import tune as tune_module
 from model_export.clips import LABELS
 from model_export.results import write_predictions, write_windows
+from model_export.soundscapes import Street
 from tests.model_export.conftest import SMALL_RECIPE
 from tests.model_export.predicted import predicted, windows_of
 
@@ -208,3 +212,91 @@ def test_evaluate_names_what_it_cannot_write(results: Path, capsys: pytest.Captu
     assert code == 2
     assert printed.out.startswith("# UrbanSound8K")
     assert str(results / "predictions.csv") in printed.err
+
+
+@pytest.fixture(scope="module")
+def made_scenes(data_sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight short scenes of two folds, made by the command."""
+    out = tmp_path_factory.mktemp("scenes")
+    data = ["--us8k", str(data_sets[0]), "--esc10", str(data_sets[1])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soundscapes_module, "Street", functools.partial(Street, scene_s=15.0, event_free_every=9))
+        assert cli.main(["soundscapes", *data, "--folds", "1", "2", "--hours", "0.01", "--out", str(out)]) == 0
+    return out
+
+
+def test_scenes_are_made_scored_and_tuned(
+    made_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command prints its tables and writes what it is asked for; the model that was tuned is left as it was."""
+    monkeypatch.setattr(tune_module, "MIN_DURATION_S", (0.3,))
+    monkeypatch.setattr(tune_module, "MERGE_GAP_S", (0.5,))
+    judged = ["--model", str(DEFAULT_MODEL), "--scenes", str(made_scenes)]
+    before = (DEFAULT_MODEL / "model.json").read_bytes()
+    assert len(list(made_scenes.glob("*.flac"))) == 8
+    capsys.readouterr()
+
+    scored = cli.main(["score", *judged, "--json", str(tmp_path / "s.json"), "--out", str(tmp_path / "files")])
+    told = capsys.readouterr().out
+    tuned = cli.main(["tune", *judged, "--json", str(tmp_path / "t.json"), "--out", str(tmp_path / "tuned")])
+
+    assert (scored, tuned) == (0, 0)
+    assert told.startswith("# Events in labelled scenes\n\n8 scenes, 0.03 h")
+    assert json.loads((tmp_path / "s.json").read_text())[0]["scenes"] == 8
+    assert len(list((tmp_path / "files" / "told").iterdir())) == 8
+    text = capsys.readouterr().out
+    assert "| a rule for each label |" in text
+    assert json.loads((tmp_path / "t.json").read_text())["budget"] == 2.0
+    assert load_model_folder(tmp_path / "tuned").sha256 in text
+    assert "## Events\n" in (tmp_path / "tuned" / "MODEL_CARD.md").read_text()
+    assert (DEFAULT_MODEL / "model.json").read_bytes() == before
+
+
+def test_a_crossvalidation_is_scored_by_its_own_networks(
+    data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fold's scenes are made and heard, and nothing is written."""
+    monkeypatch.setattr(soundscapes_module, "Street", functools.partial(Street, scene_s=10.0))
+    for fold in (1, 2):
+        shutil.copytree(DEFAULT_MODEL, tmp_path / "cv" / f"fold{fold}")
+    data = ["--us8k", str(data_sets[0]), "--esc10", str(data_sets[1]), "--hours", "0.01"]
+
+    code = cli.main(["score", "--model", str(DEFAULT_MODEL), "--crossvalidation", str(tmp_path / "cv"), *data])
+
+    assert code == 0
+    assert capsys.readouterr().out.startswith("# Events in labelled scenes\n\n8 scenes, 0.02 h")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".flac") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--crossvalidation", "nowhere"], "--crossvalidation: needs --us8k and --esc10 as well"),
+        (["--crossvalidation", "nowhere", "--us8k", "u", "--esc10", "e"], "--crossvalidation nowhere: no folder fold1"),
+        (["--crossvalidation", "n", "--us8k", "u", "--esc10", "e", "--hours", "0"], "--hours 0: expected more than 0"),
+        (["--crossvalidation", "n", "--us8k", "u", "--esc10", "e", "--seed", "-1"], "--seed -1: expected 0 or more"),
+    ],
+)
+def test_what_makes_no_sense_for_scenes_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message says what was expected."""
+    assert cli.main(["score", "--model", str(DEFAULT_MODEL), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_negative_budget_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer than no false alarms cannot be had."""
+    assert cli.main(["tune", "--model", str(DEFAULT_MODEL), "--scenes", "nowhere", "--budget", "-1"]) == 2
+    assert "--budget -1: expected 0 or more" in capsys.readouterr().err
+
+
+def test_scenes_are_judged_without_tensorflow(made_scenes: Path) -> None:
+    """Scoring needs the agent's own requirements only."""
+    blocked = "import sys; sys.modules |= dict.fromkeys(['tensorflow', 'keras', 'matplotlib']); "
+    program = f"{blocked}from model_export.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["score", "--model", str(DEFAULT_MODEL), "--scenes", str(made_scenes)]
+
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr

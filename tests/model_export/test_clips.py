@@ -23,7 +23,13 @@ def test_a_data_set_is_read_from_one_metadata_file(data_sets: tuple[Path, Path])
 def test_published_layouts_are_read_as_they_are(tmp_path: Path) -> None:
     """A user points at UrbanSound8K and ESC-50 as they were downloaded."""
     published = {
-        "metadata/UrbanSound8K.csv": {"slice_file_name": "7-1-0-0.wav", "fsID": "7", "fold": "4", "class": "car_horn"},
+        "metadata/UrbanSound8K.csv": {
+            "slice_file_name": "7-1-0-0.wav",
+            "fsID": "7",
+            "fold": "4",
+            "class": "car_horn",
+            "salience": "2",
+        },
         "meta/esc50.csv": {
             "filename": "1-9-A-0.wav",
             "fold": "1",
@@ -40,7 +46,7 @@ def test_published_layouts_are_read_as_they_are(tmp_path: Path) -> None:
             writer.writerow(row)
 
     assert urbansound8k(tmp_path) == [
-        Clip(tmp_path / "audio" / "fold4" / "7-1-0-0.wav", "car_horn", "us8k", 4, "7"),
+        Clip(tmp_path / "audio" / "fold4" / "7-1-0-0.wav", "car_horn", "us8k", 4, "7", is_faint=True),
     ]
     assert esc10(tmp_path) == [Clip(tmp_path / "audio" / "1-9-A-0.wav", "dog_bark", "esc10", 1, "9")]
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import UsageError
 from agent.inference import Classifier
-from agent.model_card import load_model_folder
+from agent.model_card import DEFAULT_MODEL, EventNumbers, ModelFolder, load_model_folder
 from model_export.calibration import Rescaling
 from model_export.clips import BACKGROUND, LABELS
 from model_export.crossvalidate import training_record
-from model_export.package import DOCUMENT, write_document
+from model_export.package import DOCUMENT, FIRST_CHOICES, TUNED, write_document, write_events
 from model_export.results import Output
 from model_export.train import Recipe
 
@@ -77,6 +78,41 @@ def test_the_document_says_how_likelihoods_were_calibrated(
     assert "fitted on 40 clips of the folds 1, 2" in text
     assert "not calibrated" not in text
     assert "--results DIR --out DIR" in text
+
+
+@pytest.fixture
+def untuned(tmp_path: Path) -> ModelFolder:
+    """A copy of the default model with a short document."""
+    folder = shutil.copytree(DEFAULT_MODEL, tmp_path / "untuned")
+    (folder / DOCUMENT).write_text(f"# It\n\n## Figures\nGood.\n\n## Limits\nMany. {FIRST_CHOICES}\n", encoding="utf-8")
+    return load_model_folder(folder)
+
+
+def test_other_numbers_of_events_leave_the_rest_as_it_is(untuned: ModelFolder, tmp_path: Path) -> None:
+    """The card has them, the networks are the same, and the document tells what they are worth, once."""
+    events = untuned.card.events.model_copy(update={"default": EventNumbers(on=0.7), "classes": {}})
+
+    for text in ("The first.\n", "The second.\n"):
+        written = write_events(untuned, events, text, tmp_path / "tuned")
+    written = write_events(written, events, "The third.\n", written.path)
+
+    assert written.card == untuned.card.model_copy(update={"events": events})
+    assert written.path == tmp_path / "tuned"
+    document = (written.path / DOCUMENT).read_text(encoding="utf-8")
+    assert document == f"# It\n\n## Figures\nGood.\n\n## Events\nThe third.\n\n## Limits\nMany. {TUNED}\n"
+
+
+def test_a_place_that_cannot_be_written_is_named(untuned: ModelFolder, tmp_path: Path) -> None:
+    """A file stands where the folder should be."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(UsageError, match=f"--out {tmp_path / 'file'}: "):
+        write_events(untuned, untuned.card.events, "", tmp_path / "file")
+
+
+def test_what_an_untuned_model_says_of_its_events_is_in_its_document(packaged: Path) -> None:
+    """`write_events` finds the sentence that it takes the place of."""
+    assert FIRST_CHOICES in (packaged / DOCUMENT).read_text(encoding="utf-8")
 
 
 def test_the_responses_are_in_the_card(packaged: Path) -> None:

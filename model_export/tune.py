@@ -1,0 +1,327 @@
+"""Choose the numbers of events from labelled scenes, within a budget of false alarms.
+
+In: tracks of scenes whose groups have no recording in common. Out: a `Tuning`: the numbers, and what they are worth on
+scenes that they were not chosen on.
+
+Few recordings stand behind many scenes, and numbers for each label that fit them well are wrong in the next street.
+So a label gets numbers of its own only where that pays in nine of ten draws of the groups; and whether numbers of its
+own, one rule for all, or the card's numbers are written, cross-validation over the folds decides. The budget is kept on
+scenes that were not looked at, too: where it is not, the choice is made again with a smaller one.
+"""
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import UsageError
+from agent.model_card import EventCard, EventNumbers
+from agent.values import EventRule
+from model_export.detection import Counts, Truth
+from model_export.tracks import Track, at_threshold, events_of_candidates
+
+log = logging.getLogger(__name__)
+
+ON = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+OFF = (0.3, 0.6, 0.9)  # of `on`
+MIN_DURATION_S = (0.1, 0.3, 0.6, 1.0)
+MERGE_GAP_S = (0.5, 1.0, 2.0)
+N_DRAWS = 400
+BOOTSTRAP_SEED = 0
+CLEAR = 0.1  # a gain that is there in all but this fraction of the draws
+MARGINS = (1.0, 0.5, 0.25)  # of the budget
+HOUR_S = 3600.0
+
+HITS, TOLD, TRUE, SEGMENT_HITS, SEGMENTS_TOLD, SEGMENTS_TRUE, FALSE_ALARMS = range(7)  # places in `Counts`
+
+Choice = dict[str, int]  # of each label, the place of its candidate
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What each candidate does on each group of scenes.
+
+    Attributes:
+        labels: in the order of the counts.
+        candidates: of each label the rules, in the same order for all; the last one is the card's.
+        groups: names of the groups.
+        units: of each group, what it is held out with: its fold, or itself.
+        counts: float64 (n_groups, n_labels, n_candidates, 7), the fields of `Counts`.
+        event_free_s: float64 (n_groups,).
+    """
+
+    labels: tuple[str, ...]
+    candidates: Mapping[str, Sequence[EventRule]]
+    groups: tuple[str, ...]
+    units: tuple[str, ...]
+    counts: Floats
+    event_free_s: Floats
+
+    def sums(self, groups: Sequence[int]) -> Floats:
+        """float64 (n_labels, n_candidates, 7), over these groups."""
+        summed: Floats = self.counts[list(groups)].sum(axis=0)
+        return summed
+
+    def allowed(self, groups: Sequence[int], budget: float) -> float:
+        """How many false alarms the budget allows on these groups."""
+        return budget * float(self.event_free_s[list(groups)].sum()) / HOUR_S
+
+    def chosen(self, choice: Choice, groups: Sequence[int]) -> dict[str, Counts]:
+        """The counts of a choice on these groups."""
+        sums = self.sums(groups)
+        return {
+            label: Counts(*(int(value) for value in sums[place, choice[label]]))
+            for place, label in enumerate(self.labels)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One way to choose, and what it is worth.
+
+    Attributes:
+        name: of the way.
+        margin: of the budget that the choice was allowed; None where nothing was chosen.
+        fitted: counts on the scenes that it was chosen on.
+        held_out: counts on scenes that it was not chosen on, each fold by what was chosen on the others.
+        choice: on all scenes.
+    """
+
+    name: str
+    margin: float | None
+    fitted: dict[str, Counts]
+    held_out: dict[str, Counts]
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What was chosen.
+
+    Attributes:
+        rules: of each label.
+        budget: false alarms for each event-free hour.
+        tried: all ways, in the order in which they were tried.
+        taken: the name of the one whose rules these are.
+        event_free_hours: of the scenes.
+        curve: of each label and each `on`, the counts with its other numbers as chosen.
+    """
+
+    rules: dict[str, EventRule]
+    budget: float
+    tried: list[Tried]
+    taken: Tried
+    event_free_hours: float
+    curve: dict[str, dict[float, Counts]]
+
+
+def grid(max_duration_s: float) -> list[EventRule]:
+    """The candidates that each label has."""
+    return [
+        EventRule(on, round(on * off, 3), min_duration_s, merge_gap_s, max_duration_s)
+        for on, off, min_duration_s, merge_gap_s in itertools.product(ON, OFF, MIN_DURATION_S, MERGE_GAP_S)
+    ]
+
+
+def gather(tracks: Sequence[Track], candidates: Mapping[str, Sequence[EventRule]], events: EventCard) -> Evidence:
+    """Run the agent's detector over all tracks with all candidates.
+
+    Raises:
+        UsageError: the scenes are of one group only.
+    """
+    groups = tuple(sorted({track.scene.group for track in tracks}))
+    if len(groups) < 2:
+        raise UsageError(f"scenes of {len(groups)} group, expected two or more with no recording in common")
+    labels = tuple(candidates)
+    n_candidates = len(candidates[labels[0]])
+    counts = np.zeros((len(groups), len(labels), n_candidates, len(astuple(Counts()))))
+    free_s = np.zeros(len(groups))
+    for number, track in enumerate(tracks, start=1):
+        group = groups.index(track.scene.group)
+        truth = Truth(track.scene.soundings, track.duration_s)
+        free_s[group] += truth.event_free_s
+        found = events_of_candidates(track, track.segments(events.span_s), candidates, events)
+        for place, label in enumerate(labels):
+            for candidate, told in enumerate(found[label]):
+                counts[group, place, candidate] += astuple(truth.counts(label, told))
+        if number % 30 == 0:
+            log.info("tune.gathered scenes=%d of=%d", number, len(tracks))
+    folds = {track.scene.group: str(track.scene.fold) for track in tracks}
+    of_folds = tuple(folds[group] for group in groups)
+    return Evidence(labels, candidates, groups, of_folds if len(set(of_folds)) > 1 else groups, counts, free_s)
+
+
+def tune(tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventCard, *, budget: float) -> Tuning:
+    """Choose a rule for each label.
+
+    Args:
+        tracks: of all scenes.
+        rules: the card's.
+        events: span and responses.
+        budget: false alarms for each event-free hour, all labels together.
+
+    Raises:
+        UsageError: the scenes are of one group only.
+    """
+    max_duration_s = max(rule.max_duration_s for rule in rules.values())
+    shared = grid(max_duration_s)
+    evidence = gather(tracks, {label: [*shared, rule] for label, rule in rules.items()}, events)
+    tried = list(_ways(evidence, budget))
+    taken = _best(tried, evidence, budget)
+    chosen = {label: evidence.candidates[label][taken.choice[label]] for label in evidence.labels}
+    return Tuning(
+        rules=chosen,
+        budget=budget,
+        tried=tried,
+        taken=taken,
+        event_free_hours=float(evidence.event_free_s.sum()) / HOUR_S,
+        curve=_curve(tracks, chosen, events),
+    )
+
+
+def _ways(evidence: Evidence, budget: float) -> Iterator[Tried]:
+    """The card's numbers; one rule for all and rules for each label, with all and with less of the budget."""
+    everywhere = range(len(evidence.groups))
+    card = dict.fromkeys(evidence.labels, len(next(iter(evidence.candidates.values()))) - 1)
+    kept = evidence.chosen(card, everywhere)
+    yield Tried("the card's", None, kept, kept, card)
+    for margin in MARGINS:
+        for name, choose in (("one rule", one_rule), ("a rule for each label", rule_for_each_label)):
+            choice = choose(evidence, everywhere, budget * margin)
+            held_out: dict[str, Counts] = dict.fromkeys(evidence.labels, Counts())
+            for unit in sorted(set(evidence.units)):
+                test = [group for group in everywhere if evidence.units[group] == unit]
+                train = [group for group in everywhere if evidence.units[group] != unit]
+                tested = evidence.chosen(choose(evidence, train, budget * margin), test)
+                held_out = {label: counts + tested[label] for label, counts in held_out.items()}
+            yield Tried(name, margin, evidence.chosen(choice, everywhere), held_out, choice)
+
+
+def _best(tried: Sequence[Tried], evidence: Evidence, budget: float) -> Tried:
+    """The best on scenes that it was not chosen on, of those that keep the budget there; else the quietest."""
+    allowed = evidence.allowed(range(len(evidence.groups)), budget)
+
+    def false_alarms(one: Tried) -> int:
+        return sum(counts.false_alarms for counts in one.held_out.values())
+
+    quiet = [one for one in tried if false_alarms(one) <= allowed]
+    if not quiet:
+        return min(tried, key=false_alarms)
+    return max(quiet, key=lambda one: worth(np.array([astuple(counts) for counts in one.held_out.values()])))
+
+
+def worth(counts: Floats) -> float:
+    """What is sought: the mean of F1 by event and F1 by second, over all labels.
+
+    Args:
+        counts: float64 (n_labels, 7).
+    """
+    sums = counts.sum(axis=0)
+    by_event = 2 * sums[HITS] / max(1.0, sums[TOLD] + sums[TRUE])
+    by_second = 2 * sums[SEGMENT_HITS] / max(1.0, sums[SEGMENTS_TOLD] + sums[SEGMENTS_TRUE])
+    return float(by_event + by_second) / 2
+
+
+def one_rule(evidence: Evidence, groups: Sequence[int], budget: float) -> Choice:
+    """The best rule that is the same for all labels and keeps the budget; the best of the quietest if none does."""
+    sums = evidence.sums(groups)[:, :-1]  # the card's are not the same for all
+    false_alarms = sums[..., FALSE_ALARMS].sum(axis=0)  # (n_candidates,)
+    worths = np.array([worth(sums[:, candidate]) for candidate in range(sums.shape[1])])
+    allowed = max(evidence.allowed(groups, budget), false_alarms.min())
+    return dict.fromkeys(evidence.labels, int(np.argmax(np.where(false_alarms <= allowed, worths, -1.0))))
+
+
+def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float) -> Choice:
+    """From the best rule for all on, what clearly pays for a label, and what the budget demands of it.
+
+    What a label's rule adds to the worth of all is linear in its counts, near the worth that there is. A false alarm
+    has a price; the lowest price at which the budget is kept is used, and if none does, the highest.
+    """
+    start = one_rule(evidence, groups, np.inf)
+    allowed = evidence.allowed(groups, budget)
+    counts = evidence.counts[list(groups)]  # (n_groups, n_labels, n_candidates, 7)
+    sure = _sure_gains(_gains(counts, start, evidence.labels))  # (n_labels, n_candidates)
+    false_alarms = counts[..., FALSE_ALARMS].sum(axis=0)  # (n_labels, n_candidates)
+    choice = start
+    for price in (0.0, *np.geomspace(1e-5, 1.0, 51)):
+        scores = sure - price * false_alarms
+        choice = {}
+        for place, label in enumerate(evidence.labels):
+            best = int(np.argmax(scores[place]))
+            choice[label] = best if scores[place, best] > scores[place, start[label]] else start[label]
+        if sum(false_alarms[place, choice[label]] for place, label in enumerate(evidence.labels)) <= allowed:
+            break
+    return choice
+
+
+def _change(values: Floats, candidate: int) -> Floats:
+    """By how much each candidate differs from one of them."""
+    return values - values[:, candidate, None]
+
+
+def _gains(counts: Floats, start: Choice, labels: Sequence[str]) -> Floats:
+    """How much each candidate adds to the worth on each group, compared with the start.
+
+    Returns:
+        float64 (n_groups, n_labels, n_candidates).
+    """
+    chosen = np.stack([counts[:, place, start[label]] for place, label in enumerate(labels)], axis=1)
+    sums = chosen.sum(axis=(0, 1))  # (7,)
+    gains = np.zeros(counts.shape[:3])
+    for hits, told, true in ((HITS, TOLD, TRUE), (SEGMENT_HITS, SEGMENTS_TOLD, SEGMENTS_TRUE)):
+        both = max(1.0, sums[told] + sums[true])
+        f1 = 2 * sums[hits] / both
+        gains += (2 * counts[..., hits] - f1 * counts[..., told]) / both / 2
+    return np.stack([_change(gains[:, place], start[label]) for place, label in enumerate(labels)], axis=1)
+
+
+def _sure_gains(gains: Floats) -> Floats:
+    """The gain that is there in nearly all draws of the groups; 0 for what the candidates are compared with.
+
+    Args:
+        gains: float64 (n_groups, n_labels, n_candidates).
+
+    Returns:
+        float64 (n_labels, n_candidates).
+    """
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    draws = rng.multinomial(len(gains), np.full(len(gains), 1 / len(gains)), size=N_DRAWS)  # (n_draws, n_groups)
+    return np.stack([np.quantile(draws @ of_label, CLEAR, axis=0) for of_label in np.swapaxes(gains, 0, 1)])
+
+
+def _curve(
+    tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventCard
+) -> dict[str, dict[float, Counts]]:
+    """Counts of each label over `on`."""
+    candidates = {label: [at_threshold(rule, on) for on in ON] for label, rule in rules.items()}
+    curve = {label: dict.fromkeys(ON, Counts()) for label in rules}
+    for track in tracks:
+        truth = Truth(track.scene.soundings, track.duration_s)
+        found = events_of_candidates(track, track.segments(events.span_s), candidates, events)
+        for label, of_label in found.items():
+            for on, told in zip(ON, of_label, strict=True):
+                curve[label][on] += truth.counts(label, told)
+    return curve
+
+
+def with_rules(events: EventCard, rules: Mapping[str, EventRule]) -> EventCard:
+    """The card with these rules: what most labels have is the default, and what a label has else is its own."""
+    plain = {label: asdict(rule) for label, rule in rules.items()}
+    names = EventNumbers.model_fields
+    default = {name: Counter(numbers[name] for numbers in plain.values()).most_common(1)[0][0] for name in names}
+    own = {
+        label: {name: numbers[name] for name in names if numbers[name] != default[name]}
+        for label, numbers in plain.items()
+    }
+    return EventCard(
+        span_s=events.span_s,
+        onset_response_s=events.onset_response_s,
+        offset_response_s=events.offset_response_s,
+        default=EventNumbers(**default),
+        classes={label: EventNumbers(**numbers) for label, numbers in own.items() if numbers},
+    )
