@@ -73,7 +73,7 @@ def test_the_bounds_of_the_bins_belong_somewhere() -> None:
 
 def test_softmax_that_is_too_sure_gets_its_temperature() -> None:
     """Sums that are three times too large are divided by three; no label gains on another."""
-    rescaling = fit([windows_of("softmax", too_sure=3.0)])
+    rescaling = fit([windows_of("softmax", n_clips=3_000, too_sure=3.0)])
 
     np.testing.assert_allclose(rescaling.scale, 1 / 3, rtol=0.1)
     assert set(rescaling.scale) == {rescaling.scale[0]}
@@ -82,7 +82,7 @@ def test_softmax_that_is_too_sure_gets_its_temperature() -> None:
 
 def test_each_sigmoid_gets_its_own_scale_and_bias() -> None:
     """Twice too sure, and the first label one too high besides: both are taken back, for that label alone."""
-    rescaling = fit([windows_of("sigmoid", n_clips=3_000, too_sure=2.0, shift=1.0)])
+    rescaling = fit([windows_of("sigmoid", n_clips=10_000, too_sure=2.0, shift=1.0)])
 
     np.testing.assert_allclose(rescaling.scale, 0.5, rtol=0.15)
     np.testing.assert_allclose(rescaling.bias, [-0.5, 0.0, 0.0], atol=0.15)
@@ -97,7 +97,7 @@ def errors_of(likelihoods: Floats, fold: FoldWindows) -> dict[str, float]:
 @pytest.mark.parametrize("output", ["softmax", "sigmoid"])
 def test_likelihoods_hold_on_clips_that_nothing_was_fitted_on(output: Output) -> None:
     """Each fold is calibrated on the other; what was far off is nearly right."""
-    folds = [windows_of(output, fold=fold, too_sure=3.0) for fold in (1, 2)]
+    folds = [windows_of(output, fold=fold, n_clips=3_000, too_sure=3.0) for fold in (1, 2)]
     as_it_is = Rescaling(output, folds[0].run.labels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (), 0)
 
     runs = calibrated_runs(folds)
@@ -117,11 +117,11 @@ def test_one_fold_alone_cannot_be_calibrated_and_measured() -> None:
 
 
 def test_a_label_of_few_clips_does_not_run_away() -> None:
-    """Three clips, all told apart without fail: the numbers stay finite and near where they were."""
+    """Three clips that could be told apart without fail: the numbers stay near where they were."""
     rescaling = fit([windows_of("sigmoid", n_clips=3)])
 
-    assert 0.2 < min(rescaling.scale) <= max(rescaling.scale) < 5.0
-    assert max(np.abs(rescaling.bias)) < 3.0
+    np.testing.assert_allclose(rescaling.scale, 1.0, atol=0.1)
+    np.testing.assert_allclose(rescaling.bias, 0.0, atol=0.1)
 
 
 def test_what_was_fitted_is_kept_beside_the_networks(tmp_path: Path) -> None:
