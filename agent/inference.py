@@ -22,7 +22,7 @@ from agent.errors import ModelError
 from agent.model_card import ModelFolder, NetworkCard, TensorCard
 from agent.values import FloatArray, Prediction, Window
 
-Int8Array = NDArray[np.int8]
+TensorArray = NDArray[np.int8 | np.float32]  # what a network takes and gives, as its card says
 
 SCALE_TOLERANCE = 1e-6  # relative: a float32 written as JSON with 7 digits
 STDERR = 2
@@ -30,19 +30,23 @@ STDERR = 2
 LITERT_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
 
 
-def quantize(values: FloatArray, tensor: TensorCard) -> Int8Array:
-    """Round to the tensor's steps; what lies outside its range takes the nearest end.
+def quantize(values: FloatArray, tensor: TensorCard) -> TensorArray:
+    """Round to the tensor's steps; what lies outside its range takes the nearest end. A float32 tensor has none.
 
     >>> quantize(np.float32([-1.0, 0.0, 0.24, 9.0]), TensorCard(shape=(4,), dtype="int8", scale=0.1, zero_point=0))
     array([-10,   0,   2,  90], dtype=int8)
     """
+    if tensor.dtype == "float32":
+        return values.astype(np.float32, copy=False)
     steps = np.rint(values / np.float32(tensor.scale)) + tensor.zero_point
-    rounded: Int8Array = np.clip(steps, -128, 127).astype(np.int8)
+    rounded: TensorArray = np.clip(steps, -128, 127).astype(np.int8)
     return rounded
 
 
-def dequantize(steps: Int8Array, tensor: TensorCard) -> FloatArray:
-    """The float32 values that the tensor's steps stand for."""
+def dequantize(steps: TensorArray, tensor: TensorCard) -> FloatArray:
+    """The float32 values that the tensor's steps stand for, in an array of their own."""
+    if tensor.dtype == "float32":
+        return steps.astype(np.float32)
     values: FloatArray = (steps.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
     return values
 
@@ -57,18 +61,17 @@ class Classifier:
             follow from the one before by a whole number of chunks, or be the first (`n_new_frames` says which).
 
     Raises:
-        ModelError: a file that LiteRT cannot load, or whose tensors are not what the card promises.
+        ModelError: the folder has no classifier; a file that LiteRT cannot load, or whose tensors are not what the card
+            promises.
     """
 
     def __init__(self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False) -> None:
         card = model.card
         self._embedding_card = card.embedding
-        self._classifier_card = card.classifier
-        self._embedding = (
-            _StreamingEmbedding(model, num_threads) if streaming else _WindowedEmbedding(model, num_threads)
-        )
-        self._classifier = _Network(model.classifier_file, card.classifier, num_threads)
-        self._same_steps = _same_steps(card.embedding.output, card.classifier.input)
+        self._classifier_card = model.require_classifier()
+        self._embedding = _embedding(model, num_threads, streaming=streaming)
+        self._classifier = _Network(model.classifier_file, self._classifier_card, num_threads)
+        self._same_steps = _same_steps(card.embedding.output, self._classifier_card.input)
 
     def predict(self, window: Window) -> Prediction:
         """Judge one window.
@@ -87,16 +90,34 @@ class Classifier:
         return Prediction(likelihoods, embedding, window.first_sample, window.n_samples)
 
 
+class Embedder:
+    """The embedding network alone, for those who do not ask for likelihoods; arguments and errors as `Classifier`'s."""
+
+    def __init__(self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False) -> None:
+        self._card = model.card.embedding
+        self._network = _embedding(model, num_threads, streaming=streaming)
+
+    def embed(self, window: Window) -> FloatArray:
+        """The embedding of one window, float32 (d,)."""
+        return dequantize(self._network.run(window), self._card.output)
+
+
+def _embedding(model: ModelFolder, num_threads: int, *, streaming: bool) -> "_StreamingEmbedding | _WindowedEmbedding":
+    return _StreamingEmbedding(model, num_threads) if streaming else _WindowedEmbedding(model, num_threads)
+
+
 class _WindowedEmbedding:
     """The embedding network, each window on its own."""
 
     def __init__(self, model: ModelFolder, num_threads: int) -> None:
         self._card = model.card.embedding
         self._network = _Network(model.embedding_file, self._card, num_threads)
+        self._bands_first = model.card.front_end.axes == "frequency_time"
 
-    def run(self, window: Window) -> Int8Array:
-        """The embedding of a window, int8 (d,)."""
-        return self._network.run(quantize(window.log_mel, self._card.input))
+    def run(self, window: Window) -> TensorArray:
+        """The embedding of a window, (d,)."""
+        log_mel = window.log_mel.T if self._bands_first else window.log_mel
+        return self._network.run(quantize(log_mel, self._card.input))
 
 
 class _StreamingEmbedding:
@@ -117,9 +138,9 @@ class _StreamingEmbedding:
         self._after = [state["index"] for state in after]
         self._silence = [np.full(state["shape"], state["quantization"][1], np.int8) for state in before]
         self._states = self._silence
-        self._newest: deque[Int8Array] = deque(maxlen=card.window_columns)
+        self._newest: deque[TensorArray] = deque(maxlen=card.window_columns)
 
-    def run(self, window: Window) -> Int8Array:
+    def run(self, window: Window) -> TensorArray:
         """The embedding of a window, int8 (d,); all before the new frames it has heard already."""
         n_new, chunk = window.n_new_frames, self._card.chunk_frames
         log_mel = window.log_mel if n_new is None else window.log_mel[-n_new:]
@@ -129,10 +150,10 @@ class _StreamingEmbedding:
             frames = np.pad(frames, ((self._lead, 0), (0, 0)))
         for start in range(0, len(frames), chunk):
             self._step(frames[start : start + chunk])
-        embedding: Int8Array = np.max(self._newest, axis=0)
+        embedding: TensorArray = np.max(self._newest, axis=0)
         return embedding
 
-    def _step(self, frames: Int8Array) -> None:
+    def _step(self, frames: TensorArray) -> None:
         interpreter = self._interpreter
         interpreter.set_tensor(self._chunk, frames.reshape(self._chunk_shape))
         for tensor, state in zip(self._before, self._states, strict=True):
@@ -161,7 +182,7 @@ class _StreamingEmbedding:
 
 
 class _Network:
-    """One `.tflite` file, ready to run: int8 in, int8 out."""
+    """One `.tflite` file, ready to run: in and out as its card says, int8 or float32."""
 
     def __init__(self, file: Path, card: NetworkCard, num_threads: int) -> None:
         self._shape = card.input.shape
@@ -169,11 +190,11 @@ class _Network:
         self._input = _only(file, "input", self._interpreter.get_input_details(), card.input)
         self._output = _only(file, "output", self._interpreter.get_output_details(), card.output)
 
-    def run(self, steps: Int8Array) -> Int8Array:
+    def run(self, steps: TensorArray) -> TensorArray:
         """Run once; the answer is flat, (n,)."""
         self._interpreter.set_tensor(self._input, steps.reshape(self._shape))
         self._interpreter.invoke()
-        answer: Int8Array = self._interpreter.get_tensor(self._output).reshape(-1)
+        answer: TensorArray = self._interpreter.get_tensor(self._output).reshape(-1)
         return answer
 
 
@@ -196,7 +217,7 @@ def _only(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorCard
 
 
 def _check(file: Path, role: str, tensor: dict[str, Any], card: TensorCard) -> None:
-    scale, zero_point = tensor["quantization"]
+    scale, zero_point = tensor["quantization"]  # (0.0, 0) of float32
     found: list[tuple[str, object, object, bool]] = [
         (name, actual, promised, actual == promised)
         for name, actual, promised in (
@@ -205,7 +226,8 @@ def _check(file: Path, role: str, tensor: dict[str, Any], card: TensorCard) -> N
             ("zero_point", int(zero_point), card.zero_point),
         )
     ]
-    found.append(("scale", float(scale), card.scale, _same_scale(scale, card.scale)))
+    if card.dtype == "int8":
+        found.append(("scale", float(scale), card.scale, _same_scale(scale, card.scale)))
     for name, actual, promised, fits in found:
         if not fits:
             raise ModelError(f"model file {file}: {role} {name} is {actual}, the card says {promised}")
@@ -216,7 +238,7 @@ def _same_scale(one: float, other: float) -> bool:
 
 
 def _same_steps(one: TensorCard, other: TensorCard) -> bool:
-    return one.zero_point == other.zero_point and _same_scale(one.scale, other.scale)
+    return (one.dtype, one.zero_point) == (other.dtype, other.zero_point) and _same_scale(one.scale, other.scale)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Clips to embeddings, exactly as the agent computes them; each recording is heard once.
 
-In: clips, a model folder, a folder to remember in. Out: for each clip, float32 (n_windows, d), dequantized int8.
+In: clips, a model folder, a folder to remember in. Out: for each clip, float32 (n_windows, d), dequantized where the
+network is int8. The folder needs no classifier.
 """
 
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -11,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from agent import pipeline
 from agent.config import InferenceConfig
 from agent.errors import RecordingError, UsageError
 from agent.frontend import FrontEnd
-from agent.inference import Classifier
+from agent.inference import Embedder
 from agent.model_card import ModelFolder
 from agent.values import FloatArray
 from agent.wavfile import open_recording
@@ -40,7 +41,7 @@ class EmbeddingCache:
     def __init__(self, model: ModelFolder, folder: Path) -> None:
         self._folder = folder / model.sha256[:12]
         self._front_end = model.card.front_end
-        self._classifier = Classifier(model, streaming=model.card.streaming is not None)
+        self._embedder = Embedder(model, streaming=model.card.streaming is not None)
 
     def embeddings_of(self, clips: Sequence[Clip]) -> dict[Clip, FloatArray]:
         """The embeddings of each clip, float32 (n_windows, d).
@@ -67,8 +68,8 @@ class EmbeddingCache:
     def _heard(self, file: Path) -> FloatArray:
         with open_recording(file) as recording:
             front_end = FrontEnd(self._front_end, capture_rate_hz=recording.sample_rate_hz, window_hop_s=WINDOW_HOP_S)
-            predictions = pipeline.predictions(recording.blocks(), front_end, self._classifier)
-            rows = [prediction.embedding for prediction in predictions]
+            pushed = (window for block in recording.blocks() for window in front_end.push(block))
+            rows = [self._embedder.embed(window) for window in itertools.chain(pushed, front_end.flush())]
         if not rows:
             raise RecordingError(recording.problem or f"{file}: holds no samples")
         if recording.problem:
