@@ -49,12 +49,13 @@ class Judge:
         config: the effective configuration.
 
     Raises:
-        ModelError: the model folder is not what its card says.
+        ModelError: the model folder is not what its card says, or has no classifier.
         ConfigError: the rules, the window hop or the form of inference do not fit the model.
     """
 
     def __init__(self, config: Config) -> None:
         self.model: ModelFolder = load_model_folder(config.model.path or DEFAULT_MODEL)
+        self.model.require_classifier()  # before the rules, which would say that there are no classes
         self._config = config
         card = self.model.card
         rules = event_rules(card.events, card.labels, config.events.default, config.events.classes)

@@ -23,7 +23,7 @@ from agent.errors import ModelError
 from agent.model_card import ModelFolder, NetworkCard, TensorCard
 from agent.values import FloatArray, Prediction, Window
 
-Int8Array = NDArray[np.int8]
+TensorArray = NDArray[np.int8 | np.float32]  # what a network takes and gives, as its card says
 
 SCALE_TOLERANCE = 1e-6  # relative: a float32 written as JSON with 7 digits
 AT_ONCE = 20  # chunks or embeddings in one call, where there are so many; more would not stay in a processor's cache
@@ -32,19 +32,23 @@ STDERR = 2
 LITERT_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
 
 
-def quantize(values: FloatArray, tensor: TensorCard) -> Int8Array:
-    """Round to the tensor's steps; what lies outside its range takes the nearest end.
+def quantize(values: FloatArray, tensor: TensorCard) -> TensorArray:
+    """Round to the tensor's steps; what lies outside its range takes the nearest end. A float32 tensor has none.
 
     >>> quantize(np.float32([-1.0, 0.0, 0.24, 9.0]), TensorCard(shape=(4,), dtype="int8", scale=0.1, zero_point=0))
     array([-10,   0,   2,  90], dtype=int8)
     """
+    if tensor.dtype == "float32":
+        return values.astype(np.float32, copy=False)
     steps = np.rint(values / np.float32(tensor.scale)) + tensor.zero_point
-    rounded: Int8Array = np.clip(steps, -128, 127).astype(np.int8)
+    rounded: TensorArray = np.clip(steps, -128, 127).astype(np.int8)
     return rounded
 
 
-def dequantize(steps: Int8Array, tensor: TensorCard) -> FloatArray:
-    """The float32 values that the tensor's steps stand for."""
+def dequantize(steps: TensorArray, tensor: TensorCard) -> FloatArray:
+    """The float32 values that the tensor's steps stand for, in an array of their own."""
+    if tensor.dtype == "float32":
+        return steps.astype(np.float32)
     values: FloatArray = (steps.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
     return values
 
@@ -59,18 +63,17 @@ class Classifier:
             follow from the one before by a whole number of chunks, or be the first (`n_new_frames` says which).
 
     Raises:
-        ModelError: a file that LiteRT cannot load, or whose tensors are not what the card promises.
+        ModelError: the folder has no classifier; a file that LiteRT cannot load, or whose tensors are not what the card
+            promises.
     """
 
     def __init__(self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False) -> None:
         card = model.card
         self._embedding_card = card.embedding
-        self._classifier_card = card.classifier
-        self._embedding = (
-            _StreamingEmbedding(model, num_threads) if streaming else _WindowedEmbedding(model, num_threads)
-        )
-        self._classifier = _Network(model.classifier_file, card.classifier, num_threads)
-        self._same_steps = _same_steps(card.embedding.output, card.classifier.input)
+        self._classifier_card = model.require_classifier()
+        self._embedding = _embedding(model, num_threads, streaming=streaming)
+        self._classifier = _Network(model.classifier_file, self._classifier_card, num_threads)
+        self._same_steps = _same_steps(card.embedding.output, self._classifier_card.input)
 
     def predict(self, window: Window) -> Prediction:
         """Judge one window.
@@ -99,16 +102,34 @@ class Classifier:
         ]
 
 
+class Embedder:
+    """The embedding network alone, for those who do not ask for likelihoods; arguments and errors as `Classifier`'s."""
+
+    def __init__(self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False) -> None:
+        self._card = model.card.embedding
+        self._network = _embedding(model, num_threads, streaming=streaming)
+
+    def embed(self, window: Window) -> FloatArray:
+        """The embedding of one window, float32 (d,)."""
+        return dequantize(self._network.run([window])[0], self._card.output)
+
+
+def _embedding(model: ModelFolder, num_threads: int, *, streaming: bool) -> "_StreamingEmbedding | _WindowedEmbedding":
+    return _StreamingEmbedding(model, num_threads) if streaming else _WindowedEmbedding(model, num_threads)
+
+
 class _WindowedEmbedding:
     """The embedding network, each window on its own."""
 
     def __init__(self, model: ModelFolder, num_threads: int) -> None:
         self._card = model.card.embedding
         self._network = _Network(model.embedding_file, self._card, num_threads)
+        self._bands_first = model.card.front_end.axes == "frequency_time"
 
-    def run(self, windows: Sequence[Window]) -> Int8Array:
-        """The embeddings of windows, int8 (n_windows, d)."""
-        return np.stack([self._network.run(quantize(window.log_mel, self._card.input)) for window in windows])
+    def run(self, windows: Sequence[Window]) -> TensorArray:
+        """The embeddings of windows, (n_windows, d)."""
+        log_mels = (window.log_mel.T if self._bands_first else window.log_mel for window in windows)
+        return np.stack([self._network.run(quantize(log_mel, self._card.input)) for log_mel in log_mels])
 
 
 class _StreamingEmbedding:
@@ -130,13 +151,13 @@ class _StreamingEmbedding:
         self._one = _Chunks(interpreter)
         self._many: _Chunks | None = None  # made when there are many: never, live
 
-    def run(self, windows: Sequence[Window]) -> Int8Array:
+    def run(self, windows: Sequence[Window]) -> TensorArray:
         """The embeddings of windows, int8 (n_windows, d); all before their new frames it has heard already."""
         begins = [index for index, window in enumerate(windows) if index == 0 or window.n_new_frames is None]
         runs = [windows[begin:end] for begin, end in zip(begins, [*begins[1:], len(windows)], strict=True)]
         return np.concatenate([self._follow(run) for run in runs])
 
-    def _follow(self, windows: Sequence[Window]) -> Int8Array:
+    def _follow(self, windows: Sequence[Window]) -> TensorArray:
         """The same for windows of which each goes on from the one before; the first may begin anew."""
         chunk, n_columns = self._card.chunk_frames, self._card.window_columns
         new = [window.log_mel[-(window.n_new_frames or len(window.log_mel)) :] for window in windows]
@@ -148,10 +169,10 @@ class _StreamingEmbedding:
         columns = np.concatenate((self._newest, *self._steps(frames)))
         ends = ends // chunk + len(self._newest)  # in columns
         self._newest = columns[-n_columns:]
-        embeddings: Int8Array = np.max([columns[ends - back] for back in range(1, n_columns + 1)], axis=0)
+        embeddings: TensorArray = np.max([columns[ends - back] for back in range(1, n_columns + 1)], axis=0)
         return embeddings
 
-    def _steps(self, frames: Int8Array) -> Iterator[Int8Array]:
+    def _steps(self, frames: TensorArray) -> Iterator[TensorArray]:
         """The columns of the last map, (n, d) at a time; the states move on."""
         chunk = self._card.chunk_frames
         while len(frames):
@@ -198,7 +219,7 @@ class _Chunks:
         self._before = [state["index"] for state in before]
         self._after = [state["index"] for state in after]
 
-    def run(self, frames: Int8Array, states: Sequence[Int8Array]) -> tuple[Int8Array, list[Int8Array]]:
+    def run(self, frames: TensorArray, states: Sequence[TensorArray]) -> tuple[TensorArray, list[TensorArray]]:
         """Frames, (n_frames, n_mels), and states before them; columns, (n_chunks, d), and states after them."""
         interpreter = self._interpreter
         interpreter.set_tensor(self._chunks, frames.reshape(self._shape))
@@ -209,7 +230,7 @@ class _Chunks:
 
 
 class _Network:
-    """One `.tflite` file, ready to run: int8 in, int8 out."""
+    """One `.tflite` file, ready to run: in and out as its card says, int8 or float32."""
 
     def __init__(self, file: Path, card: NetworkCard, num_threads: int) -> None:
         self._file, self._num_threads = file, num_threads
@@ -219,14 +240,14 @@ class _Network:
         self._output = _only(file, "output", self._interpreter.get_output_details(), card.output)
         self._many: Interpreter | None = None  # made when there are many: never, live
 
-    def run(self, steps: Int8Array) -> Int8Array:
+    def run(self, steps: TensorArray) -> TensorArray:
         """Run once; the answer is flat, (n,)."""
         self._interpreter.set_tensor(self._input, steps.reshape(self._shape))
         self._interpreter.invoke()
-        answer: Int8Array = self._interpreter.get_tensor(self._output).reshape(-1)
+        answer: TensorArray = self._interpreter.get_tensor(self._output).reshape(-1)
         return answer
 
-    def run_all(self, rows: Int8Array) -> Int8Array:
+    def run_all(self, rows: TensorArray) -> TensorArray:
         """Run for each row; the answers are rows as well."""
         if len(rows) == 1:
             return self.run(rows)[np.newaxis]
@@ -263,7 +284,7 @@ def _only(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorCard
 
 
 def _check(file: Path, role: str, tensor: dict[str, Any], card: TensorCard) -> None:
-    scale, zero_point = tensor["quantization"]
+    scale, zero_point = tensor["quantization"]  # (0.0, 0) of float32
     found: list[tuple[str, object, object, bool]] = [
         (name, actual, promised, actual == promised)
         for name, actual, promised in (
@@ -272,7 +293,8 @@ def _check(file: Path, role: str, tensor: dict[str, Any], card: TensorCard) -> N
             ("zero_point", int(zero_point), card.zero_point),
         )
     ]
-    found.append(("scale", float(scale), card.scale, _same_scale(scale, card.scale)))
+    if card.dtype == "int8":
+        found.append(("scale", float(scale), card.scale, _same_scale(scale, card.scale)))
     for name, actual, promised, fits in found:
         if not fits:
             raise ModelError(f"model file {file}: {role} {name} is {actual}, the card says {promised}")
@@ -283,7 +305,7 @@ def _same_scale(one: float, other: float) -> bool:
 
 
 def _same_steps(one: TensorCard, other: TensorCard) -> bool:
-    return one.zero_point == other.zero_point and _same_scale(one.scale, other.scale)
+    return (one.dtype, one.zero_point) == (other.dtype, other.zero_point) and _same_scale(one.scale, other.scale)
 
 
 @contextmanager

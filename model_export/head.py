@@ -20,10 +20,11 @@ from model_export.evaluate import Rate, rate
 from model_export.metadata import Metadata
 from model_export.mlp import Mlp
 from model_export.package import AUTHOR, describe_classifier, network_card, write_model_json
-from model_export.tflite_mlp import run_mlp, write_mlp
+from model_export.tflite_mlp import input_of, run_mlp, write_mlp
 from model_export.verify import Agreement, check_int8
 
 VERSION = "1"
+CLASSIFIER_NAME = "classifier.tflite"  # where the base has none
 CURVE_SIZES = (1, 2, 5, 10, 20, 50, 100)  # recordings of each class in training
 N_DRAWS = 3  # of those recordings
 
@@ -181,9 +182,9 @@ def write_head(
         UsageError: the folder cannot be written.
     """
     card, labels = base.card, labels_of(clips)
-    classifier = out / card.classifier.file
-    reads = card.embedding.output
+    classifier = out / (card.classifier.file if card.classifier else CLASSIFIER_NAME)
     rows = np.concatenate([embeddings[clip] for clip in clips])
+    reads = input_of(card.embedding.output, rows)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file in filter(None, (base.embedding_file, base.streaming_file)):

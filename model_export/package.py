@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from agent.errors import UsageError
@@ -114,10 +115,11 @@ def network_card(file: Path) -> NetworkCard:
 
 
 def _tensor_card(details: dict[str, Any]) -> TensorCard:
+    shape = tuple(int(n) for n in details["shape"])
+    if details["dtype"] is np.float32:
+        return TensorCard(shape=shape, dtype="float32")
     scale, zero_point = details["quantization"]
-    return TensorCard(
-        shape=tuple(int(n) for n in details["shape"]), dtype="int8", scale=float(scale), zero_point=int(zero_point)
-    )
+    return TensorCard(shape=shape, dtype="int8", scale=float(scale), zero_point=int(zero_point))
 
 
 def write_card(
@@ -305,6 +307,10 @@ Few recordings: many classes were heard from some dozens of places only. Speech 
     )
 
 
+def _embeddings(card: ModelCard) -> str:
+    return "dequantized int8 embeddings" if card.embedding.output.dtype == "int8" else "float32 embeddings"
+
+
 def write_head_document(model: ModelFolder, base: ModelFolder, figures: str, *, seed: int) -> None:
     """Write `MODEL_CARD.md` for a model of one's own classes.
 
@@ -327,7 +333,7 @@ classifier was trained on recordings of these classes, under whatever terms they
 
 ## Network
 Front end and embedding of {below.name}; MLP 512-128 with the standardization folded in, trained in numpy on the
-dequantized int8 embeddings that the agent computes. Full int8, int8 in and out.
+{_embeddings(below)} that the agent computes. Full int8, int8 in and out.
 
 ## Figures
 {figures}

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.errors import ConfigError
-from agent.frontend import JOIN_PERIOD_MIN_S, FrontEnd, LogMel, join_period_s
+from agent.frontend import JOIN_PERIOD_MIN_S, FrontEnd, LogMel, join_period_s, mel_filters
 from agent.model_card import FrontEndNumbers
 from agent.values import AudioBlock, FloatArray, Window
 
@@ -349,3 +349,99 @@ def test_a_hop_longer_than_the_window_is_refused() -> None:
         ConfigError, match=r"inference\.window_hop_s = 1\.5: expected at most the model's window, 1\.0 s"
     ):
         front_end_of(16_000, 1.5)
+
+
+# Frames that are their window's own
+
+
+def own_numbers(padding: str = "same") -> FrontEndNumbers:
+    """Numbers such as those of OpenL3, at a rate and a size that take no time."""
+    changes = {
+        "padding": padding,
+        "hop_length_samples": 242,  # not a part of any window hop
+        "level_reference": "window_maximum",
+        "level_unit": "half_db",
+        "level_min_db": -80.0,
+    }
+    return FrontEndNumbers.model_validate(NUMBERS.model_dump() | changes)
+
+
+def own_front_end(rate_hz: int, window_hop_s: float = 0.1, padding: str = "same") -> FrontEnd:
+    return FrontEnd(own_numbers(padding), capture_rate_hz=rate_hz, window_hop_s=window_hop_s)
+
+
+@pytest.mark.parametrize("padding", ["none", "end", "same", "centre"])
+def test_a_windows_own_frames_are_those_of_its_samples(padding: str) -> None:
+    """Each window of a stream is what its second alone gives, its padding and its maximum included."""
+    samples = noise(16_000, 1.75) * np.geomspace(1e-2, 1.0, 28_000).astype(np.float32)
+
+    windows = windows_of(own_front_end(16_000, 0.25, padding), samples, 1000)
+
+    assert [window.first_sample for window in windows] == [0, 4_000, 8_000, 12_000]
+    for window in windows:
+        alone = LogMel(own_numbers(padding)).window(samples[window.first_sample : window.first_sample + 16_000])
+        assert window.log_mel.tobytes() == alone.tobytes()
+        assert window.log_mel.max() == 0.0
+        assert window.n_new_frames is None
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100, 48_000])
+@pytest.mark.parametrize("block_samples", [17, 160, 4801])
+def test_own_frames_do_not_depend_on_the_block_size(rate_hz: int, block_samples: int) -> None:
+    """The same sound gives the same windows, to the last bit, however it is sliced; dated at the rate of capture."""
+    samples = noise(rate_hz, 1.63)
+    expected = windows_of(own_front_end(rate_hz), samples)
+
+    actual = windows_of(own_front_end(rate_hz), samples, block_samples)
+
+    assert len(expected) == 7
+    assert [window.log_mel.tobytes() for window in actual] == [window.log_mel.tobytes() for window in expected]
+    assert [window.first_sample for window in actual] == [index * rate_hz // 10 for index in range(7)]
+    assert {window.n_samples for window in actual} == {rate_hz}
+
+
+@pytest.mark.parametrize("length_s", [0.05, 0.999])
+def test_a_short_recording_has_own_frames_too(length_s: float) -> None:
+    """It is padded with silence to one window, which says how much of it was sound."""
+    samples = noise(16_000, length_s)
+
+    (window,) = windows_of(own_front_end(16_000), samples, block_samples=100)
+
+    padded = np.pad(samples, (0, 16_000 - len(samples)))
+    assert window.n_samples == len(samples)
+    assert window.log_mel.tobytes() == LogMel(own_numbers()).window(padded).tobytes()
+
+
+def test_after_a_gap_nothing_of_the_past_is_in_own_frames() -> None:
+    """A reset begins anew."""
+    used, samples = own_front_end(16_000), noise(16_000, 1.2)
+    list(used.push(AudioBlock(sine(440.0, 16_000, 0.777), 0)))
+    used.reset()
+
+    after = windows_of(used, samples)
+
+    fresh = windows_of(own_front_end(16_000), samples)
+    assert [window.log_mel.tobytes() for window in after] == [window.log_mel.tobytes() for window in fresh]
+
+
+def test_own_frames_take_any_hop_of_whole_samples() -> None:
+    """No frame is shared, so a hop need not be a number of frames; but it is one of samples."""
+    own_front_end(16_000, 0.1)
+
+    with pytest.raises(ConfigError, match=r"= 1e-05: expected a multiple of the model's sample, 6\.25e-05 s"):
+        own_front_end(16_000, 0.00001)
+
+
+@pytest.mark.parametrize("mel_norm", ["peak", "area"])
+def test_magnitudes_and_half_decibels(mel_norm: str) -> None:
+    """Twice the unit is the decibel, and bands over magnitude are what the words say."""
+    numbers = NUMBERS.model_copy(update={"spectrum": "magnitude", "mel_norm": mel_norm, "level_max_db": 100.0})
+    halved = numbers.model_copy(update={"level_unit": "half_db", "level_min_db": -55.0})
+    samples = noise(16_000, 1.0)
+    taper = np.hanning(961)[:960]
+    slices = np.stack([samples[start : start + 960] for start in range(0, 16_000 - 959, 200)]).astype(np.float64)
+    magnitudes = np.abs(np.fft.rfft(slices * taper * 2 / taper.sum(), 1024))
+    expected = 20.0 * np.log10(magnitudes @ mel_filters(numbers))
+
+    np.testing.assert_allclose(LogMel(numbers).frames(samples), expected, atol=0.01)
+    np.testing.assert_allclose(LogMel(halved).frames(samples), expected / 2, atol=0.01)

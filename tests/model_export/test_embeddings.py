@@ -43,10 +43,10 @@ def cache(model: ModelFolder, tmp_path: Path) -> EmbeddingCache:
 def deaf(cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, whoever wants to hear a recording fails."""
 
-    def refuse(file: Path) -> None:
-        pytest.fail(f"{file} is heard again")
+    def refuse(_blocks: object, _sample_rate_hz: int) -> None:
+        pytest.fail("a recording is heard again")
 
-    monkeypatch.setattr(cache._listener, "hear", refuse)
+    monkeypatch.setattr(cache, "_embedded", refuse)
 
 
 def test_they_are_what_the_agents_classifier_gets(
