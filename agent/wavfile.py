@@ -72,6 +72,7 @@ class Recording:
         self._read = read
         self._close = close
         self._n_read = first_sample
+        self._is_broken = False
 
     @property
     def duration_s(self) -> float | None:
@@ -96,12 +97,8 @@ class Recording:
             point may go beyond [-1, 1]; they stay as they are.
         """
         n = block_samples or self.sample_rate_hz
-        while True:
-            try:
-                samples = self._read(n)  # (n or fewer, n_channels)
-            except (soundfile.LibsndfileError, OSError) as error:
-                self._note(f"cannot be read beyond {self._n_read / self.sample_rate_hz:.3f} s ({error})")
-                return
+        while not self._is_broken:
+            samples = self._samples(n)  # (n or fewer, n_channels)
             if len(samples) == 0:
                 break
             mono, n_invalid = to_mono(samples, self._channel)
@@ -109,10 +106,32 @@ class Recording:
             mono.flags.writeable = False
             self._n_read += len(mono)
             yield AudioBlock(mono, self._n_read - len(mono))
+        if self._is_broken:
+            return
         if self._n_read == 0:
             self._note("holds no samples")
         elif self.n_samples is not None and self._n_read < self.n_samples:
             self._note(f"truncated, its header promises {self.n_samples} samples, and {self._n_read} are there")
+
+    def _samples(self, n: int) -> FloatArray:
+        """The next samples, a second at a time: where the file is damaged, what is before that second is kept."""
+        pieces: list[FloatArray] = []
+        n_read = 0
+        while n_read < n:
+            try:
+                piece = self._read(min(n - n_read, self.sample_rate_hz))
+            except (soundfile.LibsndfileError, OSError) as error:
+                end_s = (self._n_read + n_read) / self.sample_rate_hz
+                self._note(f"cannot be read beyond {end_s:.3f} s ({error})")
+                self._is_broken = True
+                break
+            if len(piece) == 0:
+                break
+            pieces.append(piece)
+            n_read += len(piece)
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty((0, 1), np.float32)
 
     def close(self) -> None:
         """Give the file back. A stream that somebody else opened stays open."""
