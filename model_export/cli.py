@@ -10,7 +10,8 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from agent.model_card import ModelFolder
     from model_export.calibration import Rescaling
     from model_export.clips import Clip
+    from model_export.evaluate import Evaluation
     from model_export.tracks import Hears, Track
     from model_export.train import Recipe
 
@@ -152,11 +154,59 @@ def _add_measuring(
         help="a TFLite file that takes a waveform, to compare with",
     )
     command.set_defaults(run=_crossvalidate)
-    command = commands.add_parser("evaluate", help="how sure cross-validation's figures are, confusions, calibration")
-    command.add_argument("--results", type=Path, required=True, metavar="DIR", help="what `crossvalidate` wrote")
+    command = commands.add_parser(
+        "evaluate", help="how good a model is, or what cross-validation measured, and how sure that is"
+    )
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote")
+    source.add_argument("--us8k", type=Path, metavar="DIR", help="UrbanSound8K, to judge a model folder as it is")
+    command.add_argument(
+        "--model", type=Path, metavar="DIR", help="with --us8k: the model folder (default: the shipped one)"
+    )
+    command.add_argument("--esc10", type=Path, metavar="DIR", help="with --us8k: ESC-10 or ESC-50, too")
+    command.add_argument(
+        "--folds",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="with --us8k: these folds only (default: all it has not heard)",
+    )
+    command.add_argument(
+        "--peer",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="with --us8k: a TFLite file that takes a waveform, to compare with; repeatable",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="with --us8k: keep the predictions and the peers' embeddings in this folder",
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file as well")
     command.add_argument("--plots", type=Path, metavar="DIR", help="draw confusions and calibration into this folder")
     command.set_defaults(run=_evaluate)
+    command = commands.add_parser(
+        "probe", help="whether gain changes labels, and what noise and background are taken for"
+    )
+    command.add_argument(
+        "--model", type=Path, default=DEFAULT_MODEL, metavar="DIR", help="the model folder (default: the shipped one)"
+    )
+    command.add_argument("--us8k", type=Path, metavar="DIR", help="UrbanSound8K, to try gain on")
+    command.add_argument("--esc10", type=Path, metavar="DIR", help="ESC-10 or ESC-50, of which background is tried")
+    command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all)")
+    command.add_argument(
+        "--clips", type=int, default=200, metavar="N", help="try gain on at most N clips (default: 200)"
+    )
+    command.add_argument(
+        "--background",
+        type=Path,
+        metavar="DIR",
+        help="recordings that hold none of the classes: speech, music, a place",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file as well")
+    command.set_defaults(run=_probe)
 
 
 def _add_scene_commands(
@@ -373,18 +423,82 @@ def _evaluate(options: argparse.Namespace) -> None:
     from model_export.evaluate import evaluate_folder
     from model_export.report import report
 
+    for name in ("model", "esc10", "folds", "peer", "out"):
+        if options.results and getattr(options, name) is not None:
+            raise UsageError(f"--{name}: goes with --us8k, not with --results")
     if options.plots:
         from model_export.diagrams import draw  # first of all: what is not installed is said before the work
-    evaluations = evaluate_folder(options.results)
+    evaluations = evaluate_folder(options.results) if options.results else _benchmark(options)
     print(report(evaluations), end="")
-    try:
+    with _writing():
         if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            figures = {dataset: dataclasses.asdict(one) for dataset, one in evaluations.items()}
-            options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            _write_json({dataset: dataclasses.asdict(one) for dataset, one in evaluations.items()}, options.json)
         if options.plots:
             for file in draw(evaluations, options.plots):
                 log.info("evaluate.drawn file=%s", file)
+
+
+def _benchmark(options: argparse.Namespace) -> "dict[str, Evaluation]":
+    """Judge a model folder as it is."""
+    from agent.model_card import load_model_folder
+    from model_export.benchmark import benchmark, trial_of
+    from model_export.evaluate import evaluate
+    from model_export.results import FILES, write_predictions
+
+    peers = []
+    if options.peer:
+        from model_export.peers import peers_of
+
+        peers = peers_of(options.peer, cache=options.out)
+    model = load_model_folder(options.model or DEFAULT_MODEL)
+    clips = clip_lists.urbansound8k(options.us8k)
+    ten_classes = clip_lists.esc10_as_published(options.esc10) if options.esc10 else []
+    clips += clip_lists.esc10(options.esc10) if options.esc10 else []
+    runs = benchmark(model, trial_of(model, clips, ten_classes, options.folds), peers)
+    if options.out:
+        with _writing():
+            options.out.mkdir(parents=True, exist_ok=True)
+            for dataset, its_runs in runs.items():
+                write_predictions(its_runs, options.out / FILES[dataset])
+    return {dataset: evaluate(its_runs) for dataset, its_runs in runs.items()}
+
+
+def _probe(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from agent.model_card import load_model_folder
+    from model_export.probe import drawn, probe, recordings_in
+    from model_export.report import probe_report
+
+    def chosen(clips: "list[Clip]", data: str) -> "list[Clip]":
+        folds = sorted({clip.fold for clip in clips})
+        unknown = sorted(set(options.folds or []) - set(folds))
+        if unknown:
+            raise UsageError(f"--folds {unknown[0]}: not in {data}, expected of {', '.join(map(str, folds))}")
+        return [clip for clip in clips if clip.fold in (options.folds or folds)]
+
+    if options.clips < 1:
+        raise UsageError(f"--clips {options.clips}: expected 1 or more")
+    model = load_model_folder(options.model)
+    clips, recordings = [], recordings_in(options.background) if options.background else {}
+    if options.us8k:
+        clips = drawn(chosen(clip_lists.urbansound8k(options.us8k), f"--us8k {options.us8k}"), options.clips)
+    if options.esc10:
+        for clip in chosen(clip_lists.esc10_as_published(options.esc10), f"--esc10 {options.esc10}"):
+            if clip_lists.ESC10_LABELS.get(clip.label) == clip_lists.BACKGROUND:
+                recordings.setdefault(clip.label, []).append(clip.file)
+    found = probe(model, clips, recordings)
+    print(probe_report(found), end="")
+    if options.json:
+        with _writing():
+            _write_json(dataclasses.asdict(found), options.json)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """What cannot be written is a usage error that names it."""
+    try:
+        yield
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; expected a place to write to") from error
 
@@ -461,7 +575,9 @@ def _score(options: argparse.Namespace) -> None:
         its_rules = {label: at_threshold(rule, best) for label, rule in its_rules.items()}
         scores.append(score(f"{peer.name} at {best:g}", heard, its_rules, its_events))
     print(score_text(scores), end="")
-    _write_json(options.json, score_figures(scores))
+    if options.json:
+        with _writing():
+            _write_json(score_figures(scores), options.json)
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -478,19 +594,16 @@ def _tune(options: argparse.Namespace) -> None:
     tuning = tune(_tracks(options, model), rules_of(model.card), events, budget=options.budget)
     text = tuning_text(tuning)
     print(text, end="")
-    _write_json(options.json, tuning_figures(tuning))
+    if options.json:
+        with _writing():
+            _write_json(tuning_figures(tuning), options.json)
     tuned = write_events(model, with_rules(events, tuning.rules), text, options.out or options.model)
     print(f"model {tuned.card.name} {tuned.card.version} sha256 {tuned.sha256} in {tuned.path}")
 
 
-def _write_json(file: Path | None, figures: object) -> None:
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json {error.filename}: {error.strerror}; expected a place to write to") from error
+def _write_json(figures: object, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _build(options: argparse.Namespace) -> None:

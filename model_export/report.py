@@ -9,6 +9,7 @@ from model_export.calibration import N_BINS, Rescaling
 from model_export.clips import BACKGROUND
 from model_export.evaluate import Evaluation, PairedTest, Rate, SystemFigures
 from model_export.head import N_DRAWS, HeadFigures
+from model_export.probe import Ground, Probe
 
 ABBREVIATION = 5  # letters of a label at the head of a column
 TITLES = {
@@ -64,6 +65,51 @@ def rescaling_summary(rescaling: Rescaling) -> str:
         for label, scale, bias in zip(rescaling.labels, rescaling.scale, rescaling.bias, strict=True)
     ]
     return f"{intro}\n\n{table(['label', 'multiplied by', 'shifted by'], rows)}\n"
+
+
+def probe_report(probe: Probe) -> str:
+    """What gain changes, and what noise and background are taken for, as Markdown."""
+    return "\n\n".join([f"# {probe.model}, probed", *_gain_part(probe), *_ground_part(probe.grounds)]) + "\n"
+
+
+def _gain_part(probe: Probe) -> Iterator[str]:
+    if not probe.clips:
+        return
+    heard = "of which it has heard how many is not known"
+    if probe.heard_before is not None:
+        heard = f"of which it has heard {probe.heard_before} in training"
+    yield "## Gain"
+    yield f"How many of {probe.clips} clips ({heard}) and their {probe.windows} windows get another label, in percent:"
+    yield table(
+        ["gain", "clips", "windows"],
+        [
+            [f"{one.gain_db:+.0f} dB", f"{100 * one.clips_changed:.1f}", f"{100 * one.windows_changed:.1f}"]
+            for one in probe.gains
+        ],
+    )
+
+
+def _ground_part(grounds: Sequence[Ground]) -> Iterator[str]:
+    yield "## What is none of the classes"
+    yield (
+        "Windows in percent: background has the largest likelihood; another label reaches the likelihood at which its\n"
+        "events start. Levels are relative to a full-scale sine; recordings are scaled by the gain."
+    )
+    yield table(
+        ["sound", "level", "gain", "windows", "background", "told", "otherwise"],
+        [
+            [
+                one.sound,
+                "" if one.level_db is None else f"{one.level_db:.0f} dB",
+                "" if one.gain_db is None else f"{one.gain_db:+.0f} dB",
+                str(one.windows),
+                "–" if one.as_background is None else f"{100 * one.as_background:.0f}",
+                f"{100 * one.told:.0f}",
+                one.otherwise or "",
+            ]
+            for one in grounds
+        ],
+    )
 
 
 def head_summary(figures: HeadFigures) -> str:

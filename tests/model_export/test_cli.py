@@ -196,6 +196,95 @@ def test_evaluate_needs_no_tensorflow(results: Path) -> None:
     assert "matplotlib is not installed; pip install 'urban-sound-agent[plot]'" in with_pictures.stderr
 
 
+def test_evaluate_judges_a_model_folder(
+    data_sets: tuple[Path, Path], packaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same tables as of a cross-validation; what was kept gives them again without the recordings."""
+    us8k, esc10 = data_sets
+    model = shutil.copytree(packaged, tmp_path / "model")
+    card = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(card | {"trained_on": {"us8k": [1], "esc10": [1]}}))
+    out = tmp_path / "out"
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+
+    code = cli.main(["evaluate", *data, "--model", str(model), "--folds", "2", "--out", str(out)])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "| l3-edge-us8k 1 |" in " ".join(printed.split())
+    assert "# ESC-10" in printed
+    assert cli.main(["evaluate", "--results", str(out)]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_evaluate_refuses_folds_that_the_model_has_heard(
+    data_sets: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped model was trained on folds 1 to 3: what it says about them is no test."""
+    code = cli.main(["evaluate", "--us8k", str(data_sets[0]), "--folds", "2"])
+
+    assert code == 2
+    assert "--folds 2:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("folds", "1"), ("model", "x"), ("esc10", "x"), ("peer", "x"), ("out", "x")]
+)
+def test_evaluate_takes_either_results_or_recordings(
+    results: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    """What makes sense for one is not silently passed over for the other."""
+    code = cli.main(["evaluate", "--results", str(results), f"--{option}", value])
+
+    assert code == 2
+    assert f"--{option}: goes with --us8k, not with --results" in capsys.readouterr().err
+
+
+def test_evaluate_needs_something_to_judge(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of both is a usage error that names both."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate"])
+
+    assert ended.value.code == 2
+    assert "--results --us8k" in capsys.readouterr().err
+
+
+def test_probe_prints_and_writes(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gain on some clips, noise, and ESC-10's background; all figures as JSON where they are asked for."""
+    monkeypatch.setattr("model_export.probe.N_DRAWS", 1)
+    us8k, esc10 = data_sets
+    file = tmp_path / "new" / "probe.json"
+    data = ["--us8k", str(us8k), "--esc10", str(esc10), "--folds", "1"]
+
+    code = cli.main(["probe", *data, "--clips", "2", "--json", str(file)])
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert code == 0
+    assert any("of 2 clips (of which it has heard 2 in training)" in line for line in lines)
+    assert any(line.startswith("| silence | | | 21 | 100 | 0 |") for line in lines)
+    assert any(line.startswith("| sea_waves | | +20 dB |") for line in lines)
+    assert json.loads(file.read_text())["clips"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clips", "0"], "--clips 0: expected 1 or more"),
+        (["--folds", "1", "7"], "--folds 7: not in --us8k {us8k}, expected of 1, 2"),
+    ],
+)
+def test_probe_refuses_what_makes_no_sense(
+    data_sets: tuple[Path, Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """Before any work is done."""
+    code = cli.main(["probe", "--us8k", str(data_sets[0]), *arguments])
+
+    assert code == 2
+    assert message.format(us8k=data_sets[0]) in capsys.readouterr().err
+
+
 def test_evaluate_names_a_folder_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Pointing at the wrong place is a usage error that says what was expected there."""
     code = cli.main(["evaluate", "--results", str(tmp_path)])

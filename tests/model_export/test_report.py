@@ -7,7 +7,8 @@ import numpy as np
 from model_export.calibration import Rescaling
 from model_export.evaluate import Rate, evaluate
 from model_export.head import HeadFigures
-from model_export.report import head_summary, report, rescaling_summary, summary, table
+from model_export.probe import Gain, Ground, Probe
+from model_export.report import head_summary, probe_report, report, rescaling_summary, summary, table
 from model_export.results import OURS, FoldPredictions
 from tests.model_export.predicted import predicted
 
@@ -102,6 +103,20 @@ def test_what_calibration_does_is_told() -> None:
 
     assert text.startswith("Fitted on 40 clips of the folds 1, 2; before its sigmoid")
     assert "| siren | 1.250 | +0.000 |" in lines_of(text)
+
+
+def test_a_probe_is_told() -> None:
+    """What gain changes, and for each sound how often it is background and what it is taken for otherwise."""
+    grounds = [Ground("pink", -40.0, None, 50, 0.9, 0.06, "drilling"), Ground("speech", None, 20.0, 7, None, 0.0, None)]
+    found = Probe("mine 2", 10, 200, 4, [Gain(-20.0, 0.1, 0.255)], grounds)
+
+    lines = lines_of(probe_report(found))
+
+    assert "How many of 10 clips (of which it has heard 4 in training) and their 200 windows" in " ".join(lines)
+    assert "| -20 dB | 10.0 | 25.5 |" in lines
+    assert "| pink | -40 dB | | 50 | 90 | 6 | drilling |" in lines
+    assert "| speech | | +20 dB | 7 | – | 0 | |" in lines
+    assert "Gain" not in probe_report(replace(found, clips=0))
 
 
 def test_own_classes_and_their_learning_curve_are_told() -> None:
