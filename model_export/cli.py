@@ -2,6 +2,8 @@
 
 Events: `soundscapes` makes labelled scenes, `score` judges a model on them, `tune` sets its numbers.
 
+`fetch` and `import-openl3` bring in the weights of others.
+
 Heavy libraries are imported by the command that needs them. Exit codes as in `agent.errors`.
 """
 
@@ -19,6 +21,7 @@ from agent import __version__
 from agent.errors import AgentError, UsageError
 from agent.model_card import DEFAULT_MODEL
 from model_export import clips as clip_lists
+from model_export import openl3
 
 if TYPE_CHECKING:
     from agent.model_card import ModelFolder
@@ -111,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--learning-curve", action="store_true", help="test with fewer recordings of each class, too")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the training (default: 0)")
     command.set_defaults(run=_head)
+    _add_openl3(commands)
     command = commands.add_parser("train", parents=[data, training], help="train both networks (Keras)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained networks")
     command.set_defaults(run=_train)
@@ -254,6 +258,44 @@ def _add_scene_commands(
     command.set_defaults(run=_tune)
 
 
+def _add_openl3(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("fetch", help="download weights that others publish; no other command does")
+    command.add_argument("name", choices=sorted(openl3.PUBLISHED), metavar="NAME", help=", ".join(openl3.PUBLISHED))
+    command.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="the folder to write to (default: this one)"
+    )
+    command.add_argument(
+        "--sha256", metavar="HEX", help="what the file must have (default: what it had the first time, recorded beside)"
+    )
+    command.add_argument(
+        "--from", dest="base", default=openl3.ADDRESS, metavar="URL", help=f"the folder (default: {openl3.ADDRESS})"
+    )
+    command.set_defaults(run=_fetch)
+    command = commands.add_parser(
+        "import-openl3", help="published OpenL3 weights to an embedding that `head` stands on"
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="weights of the audio network, .h5 or .h5.gz")
+    command.add_argument("--input", choices=openl3.REPRESENTATIONS, required=True, help="what the weights read")
+    command.add_argument("--size", type=int, choices=openl3.SIZES, required=True, help="values of the embedding")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    command.add_argument(
+        "--front-end",
+        choices=openl3.FRONT_ENDS,
+        default="training",
+        help="the one the weights were trained with (default), or one of OpenL3 0.4's",
+    )
+    command.add_argument("--dtype", choices=("int8", "float32"), default="int8", help="of the network (default: int8)")
+    command.add_argument(
+        "--calibrate",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="recordings or folders of them, for the ranges of int8 (default: synthetic signals)",
+    )
+    command.set_defaults(run=_import_openl3)
+
+
 def _clips(options: argparse.Namespace) -> "list[Clip]":
     return clip_lists.urbansound8k(options.us8k) + clip_lists.esc10(options.esc10)
 
@@ -302,6 +344,44 @@ def _head(options: argparse.Namespace) -> None:
     print(
         f"int8 against float on {agreement.n_windows} windows: same label in {agreement.same_label:.1%} of the "
         f"{agreement.n_decided} decided ones, mean difference {agreement.mean_difference:.4f}"
+    )
+    print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from model_export.download import download, record_of
+
+    name = openl3.PUBLISHED[options.name]
+    done = download(f"{options.base.rstrip('/')}/{name}", options.out / name, options.sha256)
+    how = "was there already" if done.was_there else "fetched"
+    print(f"{done.file}: {how}, sha256 {done.sha256}")
+    if not done.was_known:
+        print(
+            f"urbansound-model: nobody said what its sha256 must be; it is recorded in {record_of(done.file)} now, "
+            "and a later fetch must have the same",
+            file=sys.stderr,
+        )
+
+
+def _import_openl3(options: argparse.Namespace) -> None:
+    from model_export.openl3_folder import (
+        RECORDINGS,
+        SIGNALS,
+        Import,
+        import_openl3,
+        recorded_windows,
+        synthetic_windows,
+    )
+
+    asked = Import(options.file, options.input, options.size, options.front_end, options.dtype)
+    if options.calibrate:
+        heard, windows = RECORDINGS, recorded_windows(options.calibrate, asked.numbers)
+    else:
+        heard, windows = SIGNALS, synthetic_windows(asked.numbers)
+    model, likeness = import_openl3(asked, windows, heard, options.out)
+    print(
+        f"{options.dtype} against the weights on {likeness.n_windows} windows of {heard}: cosine "
+        f"{likeness.median:.4f} in the median, {likeness.least:.4f} at least, the mean taken off"
     )
     print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
 

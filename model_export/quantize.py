@@ -43,10 +43,15 @@ def representative_windows(clips: Sequence[Clip], *, seed: int) -> FloatArray:
     return np.stack(windows)
 
 
+def to_float32(network: keras.Model) -> bytes:
+    """Convert one network as it is."""
+    converted: bytes = _converter(network).convert()
+    return converted
+
+
 def to_int8(network: keras.Model, inputs: FloatArray) -> bytes:
     """Convert one network, calibrated on `inputs`, float32 (n, ...) in the network's input shape."""
-    one = keras.Input(batch_shape=(1, *network.input_shape[1:]))
-    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(one, network(one)))
+    converter = _converter(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = _one_by_one(inputs)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
@@ -54,6 +59,12 @@ def to_int8(network: keras.Model, inputs: FloatArray) -> bytes:
     converter.inference_output_type = tf.int8
     converted: bytes = converter.convert()
     return converted
+
+
+def _converter(network: keras.Model) -> tf.lite.TFLiteConverter:
+    """For one window at a time."""
+    one = keras.Input(batch_shape=(1, *network.input_shape[1:]))
+    return tf.lite.TFLiteConverter.from_keras_model(keras.Model(one, network(one)))
 
 
 def _one_by_one(inputs: FloatArray) -> Callable[[], Iterator[list[FloatArray]]]:
