@@ -225,6 +225,9 @@ def _fit(
         losses.append(float(np.mean(steps)))
         log.info("train.epoch epoch=%d of=%d loss=%.4f", epoch + 1, epochs, losses[-1])
     optimizer.finalize_variable_values(network.trainable_variables)
+    for layer in network._flatten_layers():
+        if getattr(layer, "kernel_constraint", None):  # the average still holds what was before the first step
+            layer.kernel.assign(layer.kernel_constraint(layer.kernel))
     settle_statistics(network, drawer, batch_size=min(64, drawer.n_clips))
     return losses
 
