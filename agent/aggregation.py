@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.values import FloatArray, Prediction, Segment
 
@@ -26,26 +27,26 @@ class Aggregator:
     def __init__(self, *, span_s: float, window_hop_s: float) -> None:
         # Half up: with hops of 0.1, 0.2 and 0.5 s, a span of 0.5 s is 5, 3 and 1 windows, centred within 0.1 s.
         n_windows = max(1, math.floor(span_s / window_hop_s + 0.5))
-        self._predictions: deque[Prediction] = deque(maxlen=n_windows)
+        self._windows: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=n_windows)  # where it begins, likelihoods
 
     def push(self, prediction: Prediction) -> Iterator[Segment]:
         """Take a prediction; give the segment that it completes.
 
         At the start of a stream, and after a reset, the segment covers the windows that there are.
         """
-        self._predictions.append(prediction)
-        oldest = self._predictions[0]
+        self._windows.append((prediction.first_sample, prediction.likelihoods.astype(np.float64)))
+        n_windows = len(self._windows)
         # Summed anew each time: a running sum would drift, and the events would depend on how long the agent runs.
-        windows = np.array([window.likelihoods for window in self._predictions], np.float64)  # (n_windows, n_classes)
-        likelihoods: FloatArray = windows.mean(axis=0).astype(np.float32)  # (n_classes,)
+        total = np.add.reduce([likelihoods for _, likelihoods in self._windows])  # (n_classes,)
+        likelihoods: FloatArray = (total / n_windows).astype(np.float32)
         likelihoods.flags.writeable = False
         yield Segment(
             likelihoods=likelihoods,
             newest=prediction.likelihoods,
-            onset=oldest.first_sample,
+            onset=self._windows[0][0],
             offset=prediction.first_sample + prediction.n_samples,
             newest_onset=prediction.first_sample,
-            n_windows=len(windows),
+            n_windows=n_windows,
         )
 
     def flush(self) -> Iterator[Segment]:
@@ -54,4 +55,4 @@ class Aggregator:
 
     def reset(self) -> None:
         """There is a gap: forget the windows before it."""
-        self._predictions.clear()
+        self._windows.clear()

@@ -20,7 +20,7 @@ from agent.clock import time_synced, utc_now
 from agent.config import Config, InferenceConfig, MqttConfig
 from agent.errors import BrokerError, ConfigError
 from agent.events import EventDetector
-from agent.frontend import FrontEnd
+from agent.frontend import FrontEnd, join_period_s
 from agent.inference import Classifier
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
@@ -49,12 +49,13 @@ class Judge:
         config: the effective configuration.
 
     Raises:
-        ModelError: the model folder is not what its card says.
+        ModelError: the model folder is not what its card says, or has no classifier.
         ConfigError: the rules, the window hop or the form of inference do not fit the model.
     """
 
     def __init__(self, config: Config) -> None:
         self.model: ModelFolder = load_model_folder(config.model.path or DEFAULT_MODEL)
+        self.model.require_classifier()  # before the rules, which would say that there are no classes
         self._config = config
         card = self.model.card
         rules = event_rules(card.events, card.labels, config.events.default, config.events.classes)
@@ -76,6 +77,11 @@ class Judge:
         """The model, for messages."""
         card = self.model.card
         return messages.ModelIdentity(name=card.name, version=card.version, sha256=self.model.sha256)
+
+    @property
+    def join_period_s(self) -> int:
+        """A stream can be joined each time it is so old."""
+        return join_period_s(self.model.card.front_end, window_hop_s=self._config.inference.window_hop_s)
 
     def stages(self, sample_rate_hz: int) -> Stages:
         """Fresh stages for a stream at this rate."""

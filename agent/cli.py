@@ -15,6 +15,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,11 @@ from agent.logs import log_to_stderr
 from agent.progress import Progress
 
 if TYPE_CHECKING:
-    from agent.app import Stop
+    from agent.app import Judge, Stop
     from agent.config import Config
     from agent.messages import EventMessage
     from agent.wavfile import Recording
+    from agent.workers import Workers
 
 SOME_FAILED = 3
 STANDARD_INPUT = Path("-")
@@ -55,6 +57,8 @@ Writer = Callable[[Mapping[str, Any]], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    # The matrices are small: more threads would only spin, on cores that others need. Before numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = _parser()
     options = parser.parse_args(arguments)
     log_to_stderr()
@@ -83,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="recordings, folders, or - for raw PCM")
     source.add_argument("--channel", type=_channel, default="mix", help="one channel, from 1, or mix (default)")
+    source.add_argument(
+        "--jobs",
+        type=_number(1, 1000),
+        metavar="N",
+        help="processes that judge at once (default: all cores, if there is sound enough to be worth it)",
+    )
     raw = source.add_argument_group("raw PCM from standard input (PATH is -)")
     raw.add_argument("--rate", type=int, metavar="HZ", help="samples per second")
     raw.add_argument("--channels", type=int, default=1, metavar="N", help="interleaved channels (default: 1)")
@@ -113,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "find the events in recordings, by the same code that listens live",
         "  urbansound replay street.flac\n"
         "  urbansound replay --format csv recordings/ > events.csv\n"
+        "  urbansound replay --jobs 8 archive/ > events.jsonl\n"
         "  urbansound replay --publish --start now --speed 8 street.wav\n"
         "  arecord -t raw -f S16_LE -r 48000 -c 1 | urbansound replay - --rate 48000 --format s16le",
         configured,
@@ -326,9 +337,20 @@ def _each_recording(
     return SOME_FAILED if failed else 0
 
 
-def _replay(options: argparse.Namespace) -> int:
-    from contextlib import ExitStack
+def _workers(
+    stack: ExitStack, options: argparse.Namespace, files: Sequence[Path], config: "Config", judge: "Judge"
+) -> "Workers | None":
+    """Other processes to judge the files, if they are wanted or worthwhile."""
+    from agent.workers import Workers, worthwhile
 
+    files = [file for file in files if file != STANDARD_INPUT]
+    jobs: int = options.jobs or worthwhile(files, options.channel)
+    if jobs == 1:
+        return None
+    return stack.enter_context(Workers(config, judge, jobs, files, options.channel))
+
+
+def _replay(options: argparse.Namespace) -> int:
     from agent import messages
     from agent.app import Judge, Outbox, StopSignals
     from agent.replay import replay
@@ -336,6 +358,8 @@ def _replay(options: argparse.Namespace) -> int:
     from agent.wavfile import start_time_from_name
 
     files, problems = _recordings(options)
+    if options.speed is not None and options.jobs is not None:
+        raise UsageError(f"--jobs {options.jobs}: is for as fast as it goes, expected no --speed and no --realtime")
     if options.start is not None and len(files) > 1:
         raise UsageError(f"--start: says when one recording began, and there are {len(files)}")
     config = _configuration(options.config)
@@ -347,6 +371,7 @@ def _replay(options: argparse.Namespace) -> int:
         if options.publish:
             outbox = Outbox(config, judge, environment=os.environ, stop=signals.stop, replayed=True)
             stack.enter_context(outbox)
+        workers = None if options.speed is not None else _workers(stack, options, files, config, judge)
         unwritten: list[OutputError] = []
 
         def treat(file: Path, recording: "Recording") -> None:
@@ -372,7 +397,15 @@ def _replay(options: argparse.Namespace) -> int:
                     signals.stop.set()
 
             with Progress(Path(recording.name).name, recording.n_samples, recording.sample_rate_hz) as progress:
-                replay(recording, judge, emit, stop=signals.stop, speed=options.speed, analysed=progress.update)
+                replay(
+                    recording,
+                    judge,
+                    emit,
+                    stop=signals.stop,
+                    speed=options.speed,
+                    analysed=progress.update,
+                    workers=workers,
+                )
 
         code = _each_recording(files, problems, options, signals.stop, treat)
         if unwritten:
@@ -385,12 +418,15 @@ def _classify(options: argparse.Namespace) -> int:
     from agent.replay import classify
 
     files, problems = _recordings(options)
-    judge = Judge(_configuration(options.config))
+    config = _configuration(options.config)
+    judge = Judge(config)
     write = _writer(options.output, CLIP_COLUMNS, _clip_line)
-    with StopSignals() as signals:
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        workers = _workers(stack, options, files, config, judge)
 
         def treat(file: Path, recording: "Recording") -> None:
-            prediction = classify(recording, judge, stop=signals.stop)
+            prediction = classify(recording, judge, stop=signals.stop, workers=workers)
             if prediction is None:
                 return
             likelihoods = {

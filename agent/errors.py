@@ -6,6 +6,7 @@
     │   ├── DeviceAwayError  69   it is not there now, but may come: it is waited for
     │   └── DeviceHungError  74   PortAudio does not come back: leave by `os._exit`
     ├── BrokerError          69   the MQTT broker refuses, where that is fatal (`watch`, `replay --publish`)
+    ├── DownloadError        69   a file cannot be fetched from the web (`urbansound-model fetch`)
     ├── RecordingError       74   a recording cannot be read (`replay`, `classify`: 3, some files failed)
     ├── OutputError          74   standard output cannot be written
     ├── SpoolError           74   the outbox on disk cannot be written
@@ -47,6 +48,12 @@ class DeviceHungError(DeviceError):
 
 class BrokerError(AgentError):
     """The MQTT broker cannot be reached or refuses, where that is fatal."""
+
+    exit_code = 69
+
+
+class DownloadError(AgentError):
+    """A file cannot be fetched from the web."""
 
     exit_code = 69
 

@@ -5,11 +5,12 @@ pipeline thread, by `replay`, `classify` and `model_export`.
 
 Overlapping windows share most of their work. In its streaming form the embedding network does that work once: it takes
 the new frames, remembers what it needs of the past, and gives the same embedding to the last bit.
+
+Windows may come many at once, as from a recording. The networks add integers, so that makes them faster, not different.
 """
 
 import os
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,27 +23,32 @@ from agent.errors import ModelError
 from agent.model_card import ModelFolder, NetworkCard, TensorCard
 from agent.values import FloatArray, Prediction, Window
 
-Int8Array = NDArray[np.int8]
+TensorArray = NDArray[np.int8 | np.float32]  # what a network takes and gives, as its card says
 
 SCALE_TOLERANCE = 1e-6  # relative: a float32 written as JSON with 7 digits
+AT_ONCE = 20  # chunks or embeddings in one call, where there are so many; more would not stay in a processor's cache
 STDERR = 2
 # LiteRT writes this to standard error whenever its CPU kernels are the fast ones; it has no switch for it (2.3.0).
 LITERT_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
 
 
-def quantize(values: FloatArray, tensor: TensorCard) -> Int8Array:
-    """Round to the tensor's steps; what lies outside its range takes the nearest end.
+def quantize(values: FloatArray, tensor: TensorCard) -> TensorArray:
+    """Round to the tensor's steps; what lies outside its range takes the nearest end. A float32 tensor has none.
 
     >>> quantize(np.float32([-1.0, 0.0, 0.24, 9.0]), TensorCard(shape=(4,), dtype="int8", scale=0.1, zero_point=0))
     array([-10,   0,   2,  90], dtype=int8)
     """
+    if tensor.dtype == "float32":
+        return values.astype(np.float32, copy=False)
     steps = np.rint(values / np.float32(tensor.scale)) + tensor.zero_point
-    rounded: Int8Array = np.clip(steps, -128, 127).astype(np.int8)
+    rounded: TensorArray = np.clip(steps, -128, 127).astype(np.int8)
     return rounded
 
 
-def dequantize(steps: Int8Array, tensor: TensorCard) -> FloatArray:
-    """The float32 values that the tensor's steps stand for."""
+def dequantize(steps: TensorArray, tensor: TensorCard) -> FloatArray:
+    """The float32 values that the tensor's steps stand for, in an array of their own."""
+    if tensor.dtype == "float32":
+        return steps.astype(np.float32)
     values: FloatArray = (steps.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
     return values
 
@@ -57,18 +63,17 @@ class Classifier:
             follow from the one before by a whole number of chunks, or be the first (`n_new_frames` says which).
 
     Raises:
-        ModelError: a file that LiteRT cannot load, or whose tensors are not what the card promises.
+        ModelError: the folder has no classifier; a file that LiteRT cannot load, or whose tensors are not what the card
+            promises.
     """
 
     def __init__(self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False) -> None:
         card = model.card
         self._embedding_card = card.embedding
-        self._classifier_card = card.classifier
-        self._embedding = (
-            _StreamingEmbedding(model, num_threads) if streaming else _WindowedEmbedding(model, num_threads)
-        )
-        self._classifier = _Network(model.classifier_file, card.classifier, num_threads)
-        self._same_steps = _same_steps(card.embedding.output, card.classifier.input)
+        self._classifier_card = model.require_classifier()
+        self._embedding = _embedding(model, num_threads, streaming=streaming)
+        self._classifier = _Network(model.classifier_file, self._classifier_card, num_threads)
+        self._same_steps = _same_steps(card.embedding.output, self._classifier_card.input)
 
     def predict(self, window: Window) -> Prediction:
         """Judge one window.
@@ -76,15 +81,41 @@ class Classifier:
         Args:
             window: its `log_mel` is float32 (n_frames, n_mels), as the card's front end gives it.
         """
-        steps = self._embedding.run(window)  # (d,)
-        embedding = dequantize(steps, self._embedding_card.output)
+        (prediction,) = self.predict_all([window])
+        return prediction
+
+    def predict_all(self, windows: Sequence[Window]) -> list[Prediction]:
+        """Judge windows that follow one another: the same predictions as one by one, in less time."""
+        if not windows:
+            return []
+        steps = self._embedding.run(windows)  # (n_windows, d)
+        embeddings = dequantize(steps, self._embedding_card.output)
         if not self._same_steps:
-            steps = quantize(embedding, self._classifier_card.input)
-        likelihoods = dequantize(self._classifier.run(steps), self._classifier_card.output)  # (n_classes,)
-        np.clip(likelihoods, 0.0, 1.0, out=likelihoods)
+            steps = quantize(embeddings, self._classifier_card.input)
+        likelihoods = dequantize(self._classifier.run_all(steps), self._classifier_card.output)
+        np.clip(likelihoods, 0.0, 1.0, out=likelihoods)  # (n_windows, n_classes)
         likelihoods.flags.writeable = False
-        embedding.flags.writeable = False
-        return Prediction(likelihoods, embedding, window.first_sample, window.n_samples)
+        embeddings.flags.writeable = False
+        return [
+            Prediction(likely, embedding, window.first_sample, window.n_samples)
+            for likely, embedding, window in zip(likelihoods, embeddings, windows, strict=True)
+        ]
+
+
+class Embedder:
+    """The embedding network alone, for those who do not ask for likelihoods; arguments and errors as `Classifier`'s."""
+
+    def __init__(self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False) -> None:
+        self._card = model.card.embedding
+        self._network = _embedding(model, num_threads, streaming=streaming)
+
+    def embed(self, window: Window) -> FloatArray:
+        """The embedding of one window, float32 (d,)."""
+        return dequantize(self._network.run([window])[0], self._card.output)
+
+
+def _embedding(model: ModelFolder, num_threads: int, *, streaming: bool) -> "_StreamingEmbedding | _WindowedEmbedding":
+    return _StreamingEmbedding(model, num_threads) if streaming else _WindowedEmbedding(model, num_threads)
 
 
 class _WindowedEmbedding:
@@ -93,10 +124,12 @@ class _WindowedEmbedding:
     def __init__(self, model: ModelFolder, num_threads: int) -> None:
         self._card = model.card.embedding
         self._network = _Network(model.embedding_file, self._card, num_threads)
+        self._bands_first = model.card.front_end.axes == "frequency_time"
 
-    def run(self, window: Window) -> Int8Array:
-        """The embedding of a window, int8 (d,)."""
-        return self._network.run(quantize(window.log_mel, self._card.input))
+    def run(self, windows: Sequence[Window]) -> TensorArray:
+        """The embeddings of windows, (n_windows, d)."""
+        log_mels = (window.log_mel.T if self._bands_first else window.log_mel for window in windows)
+        return np.stack([self._network.run(quantize(log_mel, self._card.input)) for log_mel in log_mels])
 
 
 class _StreamingEmbedding:
@@ -109,41 +142,55 @@ class _StreamingEmbedding:
         self._card, self._embedding_card = card, model.card.embedding
         # A window ends where a chunk ends: the first chunk begins with frames that no column of a window reaches.
         self._lead = -model.card.front_end.n_frames % card.chunk_frames
-        self._interpreter = _loaded(file, num_threads)
-        (chunk, *before), (columns, *after) = self._held_against_card(file)
-        self._chunk, self._columns = chunk["index"], columns["index"]
-        self._chunk_shape = tuple(chunk["shape"])
-        self._before = [state["index"] for state in before]
-        self._after = [state["index"] for state in after]
-        self._silence = [np.full(state["shape"], state["quantization"][1], np.int8) for state in before]
+        self._file, self._num_threads = file, num_threads
+        interpreter = _loaded(file, num_threads)
+        states = self._held_against_card(interpreter)
+        self._silence = [np.full(state["shape"], state["quantization"][1], np.int8) for state in states]
         self._states = self._silence
-        self._newest: deque[Int8Array] = deque(maxlen=card.window_columns)
+        self._newest = np.empty((0, self._embedding_card.output.shape[-1]), np.int8)  # columns, (window_columns, d)
+        self._one = _Chunks(interpreter)
+        self._many: _Chunks | None = None  # made when there are many: never, live
 
-    def run(self, window: Window) -> Int8Array:
-        """The embedding of a window, int8 (d,); all before the new frames it has heard already."""
-        n_new, chunk = window.n_new_frames, self._card.chunk_frames
-        log_mel = window.log_mel if n_new is None else window.log_mel[-n_new:]
-        frames = quantize(log_mel, self._embedding_card.input)  # (n, n_mels)
-        if n_new is None:
-            self._states = self._silence
-            frames = np.pad(frames, ((self._lead, 0), (0, 0)))
-        for start in range(0, len(frames), chunk):
-            self._step(frames[start : start + chunk])
-        embedding: Int8Array = np.max(self._newest, axis=0)
-        return embedding
+    def run(self, windows: Sequence[Window]) -> TensorArray:
+        """The embeddings of windows, int8 (n_windows, d); all before their new frames it has heard already."""
+        begins = [index for index, window in enumerate(windows) if index == 0 or window.n_new_frames is None]
+        runs = [windows[begin:end] for begin, end in zip(begins, [*begins[1:], len(windows)], strict=True)]
+        return np.concatenate([self._follow(run) for run in runs])
 
-    def _step(self, frames: Int8Array) -> None:
-        interpreter = self._interpreter
-        interpreter.set_tensor(self._chunk, frames.reshape(self._chunk_shape))
-        for tensor, state in zip(self._before, self._states, strict=True):
-            interpreter.set_tensor(tensor, state)
-        interpreter.invoke()
-        self._states = [interpreter.get_tensor(tensor) for tensor in self._after]
-        self._newest.append(interpreter.get_tensor(self._columns).reshape(-1))
+    def _follow(self, windows: Sequence[Window]) -> TensorArray:
+        """The same for windows of which each goes on from the one before; the first may begin anew."""
+        chunk, n_columns = self._card.chunk_frames, self._card.window_columns
+        new = [window.log_mel[-(window.n_new_frames or len(window.log_mel)) :] for window in windows]
+        frames = quantize(np.concatenate(new), self._embedding_card.input)  # (n_frames, n_mels)
+        ends = np.cumsum([len(log_mel) for log_mel in new])  # of the windows, in frames
+        if windows[0].n_new_frames is None:
+            self._states, self._newest = self._silence, self._newest[:0]
+            frames, ends = np.pad(frames, ((self._lead, 0), (0, 0))), ends + self._lead
+        columns = np.concatenate((self._newest, *self._steps(frames)))
+        ends = ends // chunk + len(self._newest)  # in columns
+        self._newest = columns[-n_columns:]
+        embeddings: TensorArray = np.max([columns[ends - back] for back in range(1, n_columns + 1)], axis=0)
+        return embeddings
 
-    def _held_against_card(self, file: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Inputs and outputs: a chunk and the states, a column and the states."""
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+    def _steps(self, frames: TensorArray) -> Iterator[TensorArray]:
+        """The columns of the last map, (n, d) at a time; the states move on."""
+        chunk = self._card.chunk_frames
+        while len(frames):
+            if len(frames) < AT_ONCE * chunk:
+                chunks, n_frames = self._one, chunk
+            else:
+                shape = (1, AT_ONCE * chunk, frames.shape[1], 1)
+                self._many = self._many or _Chunks(_loaded(self._file, self._num_threads, shape))
+                chunks, n_frames = self._many, AT_ONCE * chunk
+            columns, self._states = chunks.run(frames[:n_frames], self._states)
+            frames = frames[n_frames:]
+            yield columns
+
+    def _held_against_card(self, interpreter: Interpreter) -> list[dict[str, Any]]:
+        """Inputs and outputs: a chunk and the states, a column and the states; give the states."""
+        file = self._file
+        inputs: list[dict[str, Any]] = interpreter.get_input_details()
+        outputs: list[dict[str, Any]] = interpreter.get_output_details()
         n_mels, n_values = self._embedding_card.input.shape[2], self._embedding_card.output.shape[-1]
         taken = self._embedding_card.input.model_copy(update={"shape": (1, self._card.chunk_frames, n_mels, 1)})
         given = self._embedding_card.output.model_copy(update={"shape": (1, 1, n_values)})
@@ -157,30 +204,71 @@ class _StreamingEmbedding:
             raise ModelError(
                 f"model file {file}: its states come out as {kinds[1]}, expected as they go in, {kinds[0]}"
             )
-        return inputs, outputs
+        return inputs[1:]
+
+
+class _Chunks:
+    """The streaming network, ready to run on some number of chunks at once."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter = interpreter
+        chunks, *before = interpreter.get_input_details()
+        columns, *after = interpreter.get_output_details()
+        self._shape = tuple(chunks["shape"])
+        self._chunks, self._columns = chunks["index"], columns["index"]
+        self._before = [state["index"] for state in before]
+        self._after = [state["index"] for state in after]
+
+    def run(self, frames: TensorArray, states: Sequence[TensorArray]) -> tuple[TensorArray, list[TensorArray]]:
+        """Frames, (n_frames, n_mels), and states before them; columns, (n_chunks, d), and states after them."""
+        interpreter = self._interpreter
+        interpreter.set_tensor(self._chunks, frames.reshape(self._shape))
+        for tensor, state in zip(self._before, states, strict=True):
+            interpreter.set_tensor(tensor, state)
+        interpreter.invoke()
+        return interpreter.get_tensor(self._columns)[0], [interpreter.get_tensor(tensor) for tensor in self._after]
 
 
 class _Network:
-    """One `.tflite` file, ready to run: int8 in, int8 out."""
+    """One `.tflite` file, ready to run: in and out as its card says, int8 or float32."""
 
     def __init__(self, file: Path, card: NetworkCard, num_threads: int) -> None:
+        self._file, self._num_threads = file, num_threads
         self._shape = card.input.shape
         self._interpreter = _loaded(file, num_threads)
         self._input = _only(file, "input", self._interpreter.get_input_details(), card.input)
         self._output = _only(file, "output", self._interpreter.get_output_details(), card.output)
+        self._many: Interpreter | None = None  # made when there are many: never, live
 
-    def run(self, steps: Int8Array) -> Int8Array:
+    def run(self, steps: TensorArray) -> TensorArray:
         """Run once; the answer is flat, (n,)."""
         self._interpreter.set_tensor(self._input, steps.reshape(self._shape))
         self._interpreter.invoke()
-        answer: Int8Array = self._interpreter.get_tensor(self._output).reshape(-1)
+        answer: TensorArray = self._interpreter.get_tensor(self._output).reshape(-1)
         return answer
 
+    def run_all(self, rows: TensorArray) -> TensorArray:
+        """Run for each row; the answers are rows as well."""
+        if len(rows) == 1:
+            return self.run(rows)[np.newaxis]
+        if self._many is None:
+            self._many = _loaded(self._file, self._num_threads, (AT_ONCE, *self._shape[1:]))
+        answers = []
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            self._many.set_tensor(self._input, np.pad(some, ((0, AT_ONCE - len(some)), (0, 0))))
+            self._many.invoke()
+            answers.append(self._many.get_tensor(self._output)[: len(some)])
+        return np.concatenate(answers)
 
-def _loaded(file: Path, num_threads: int) -> Interpreter:
+
+def _loaded(file: Path, num_threads: int, input_shape: tuple[int, ...] | None = None) -> Interpreter:
+    """Load a file; its first input may get another shape than the file says."""
     try:
         with _without_greeting():
             interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
+            if input_shape is not None:
+                interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], input_shape)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"model file {file}: LiteRT cannot load it ({' '.join(str(error).split())})") from error
@@ -196,7 +284,7 @@ def _only(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorCard
 
 
 def _check(file: Path, role: str, tensor: dict[str, Any], card: TensorCard) -> None:
-    scale, zero_point = tensor["quantization"]
+    scale, zero_point = tensor["quantization"]  # (0.0, 0) of float32
     found: list[tuple[str, object, object, bool]] = [
         (name, actual, promised, actual == promised)
         for name, actual, promised in (
@@ -205,7 +293,8 @@ def _check(file: Path, role: str, tensor: dict[str, Any], card: TensorCard) -> N
             ("zero_point", int(zero_point), card.zero_point),
         )
     ]
-    found.append(("scale", float(scale), card.scale, _same_scale(scale, card.scale)))
+    if card.dtype == "int8":
+        found.append(("scale", float(scale), card.scale, _same_scale(scale, card.scale)))
     for name, actual, promised, fits in found:
         if not fits:
             raise ModelError(f"model file {file}: {role} {name} is {actual}, the card says {promised}")
@@ -216,7 +305,7 @@ def _same_scale(one: float, other: float) -> bool:
 
 
 def _same_steps(one: TensorCard, other: TensorCard) -> bool:
-    return one.zero_point == other.zero_point and _same_scale(one.scale, other.scale)
+    return (one.dtype, one.zero_point) == (other.dtype, other.zero_point) and _same_scale(one.scale, other.scale)
 
 
 @contextmanager

@@ -34,8 +34,20 @@ class CardPart(BaseModel):
 class FrontEndNumbers(CardPart):
     """Everything that decides the log-mel numbers. The same in training and on the node.
 
-    Frames lie wholly inside the window: nothing is padded, so streaming and one-shot are equal. Levels are decibels
-    relative to a full-scale sine (a fixed reference, not each window's maximum), clipped to the given range.
+    As a rule, frames lie wholly inside the window: nothing is padded, so streaming and one-shot are equal; and levels
+    are decibels relative to a full-scale sine (a fixed reference), clipped to the given range. What has a default here
+    is for networks that were trained otherwise; the default is the rule.
+
+    Attributes:
+        padding: zeros around each window: `none`; `end`, so that a frame begins at each hop; `same`, the same number of
+            frames, with half of the zeros before; `centre`, half a taper at each side, so that frames are centred on
+            the hops.
+        spectrum: what the bands sum: `power` or `magnitude`.
+        mel_scale: `none`: the bands are the FFT's bins, all of them.
+        mel_norm: of each triangle: its `peak` is 1, or its `area` over hertz.
+        level_unit: `db`; `half_db` is half as much: 10·log10 of a magnitude.
+        level_reference: what 0 is: a `full_scale_sine`, or the `window_maximum`, the largest value in the window.
+        axes: of the network's input.
     """
 
     sample_rate_hz: Annotated[int, Field(ge=4_000, le=192_000)]
@@ -46,14 +58,39 @@ class FrontEndNumbers(CardPart):
     n_mels: Annotated[int, Field(ge=1, le=1024)]
     mel_min_hz: Annotated[float, Field(ge=0.0)]
     mel_max_hz: Annotated[float, Field(gt=0.0)]
-    mel_scale: Literal["htk", "slaney"]
+    mel_scale: Literal["htk", "slaney", "none"]
     level_min_db: float
     level_max_db: float
+    padding: Literal["none", "end", "same", "centre"] = "none"
+    spectrum: Literal["power", "magnitude"] = "power"
+    mel_norm: Literal["peak", "area"] = "peak"
+    level_unit: Literal["db", "half_db"] = "db"
+    level_reference: Literal["full_scale_sine", "window_maximum"] = "full_scale_sine"
+    axes: Literal["time_frequency", "frequency_time"] = "time_frequency"
+
+    @property
+    def padding_samples(self) -> tuple[int, int]:
+        """Zeros before and after each window."""
+        if self.padding == "none":
+            return 0, 0
+        if self.padding == "centre":
+            return self.taper_length_samples // 2, self.taper_length_samples // 2
+        n_hops = -(-self.window_length_samples // self.hop_length_samples)
+        end_of_last = (n_hops - 1) * self.hop_length_samples + self.taper_length_samples
+        missing = max(0, end_of_last - self.window_length_samples)
+        before = missing // 2 if self.padding == "same" else 0
+        return before, missing - before
 
     @property
     def n_frames(self) -> int:
         """Frames in one window."""
-        return 1 + (self.window_length_samples - self.taper_length_samples) // self.hop_length_samples
+        padded = self.window_length_samples + sum(self.padding_samples)
+        return 1 + (padded - self.taper_length_samples) // self.hop_length_samples
+
+    @property
+    def has_own_frames(self) -> bool:
+        """Whether a window's frames are its own, so that no other window can share them."""
+        return self.padding != "none" or self.level_reference == "window_maximum"
 
     @property
     def window_s(self) -> float:
@@ -78,16 +115,37 @@ class FrontEndNumbers(CardPart):
             )
         if self.level_min_db >= self.level_max_db:
             raise ValueError(f"level_min_db = {self.level_min_db}, expected below level_max_db = {self.level_max_db}")
+        bins = (self.fft_length // 2 + 1, 0.0, self.sample_rate_hz / 2)
+        bands = (self.n_mels, self.mel_min_hz, self.mel_max_hz)
+        if self.mel_scale == "none" and bands != bins:
+            raise ValueError(
+                f"n_mels, mel_min_hz and mel_max_hz = {bands}, expected all bins with mel_scale = none, {bins}"
+            )
+        if self.level_reference == "window_maximum" and self.level_max_db != 0.0:
+            raise ValueError(f"level_max_db = {self.level_max_db}, expected 0 with level_reference = window_maximum")
         return self
 
 
 class TensorCard(CardPart):
-    """One input or output of a network."""
+    """One input or output of a network.
+
+    Attributes:
+        scale, zero_point: of int8 steps; a float32 tensor has none.
+    """
 
     shape: tuple[int, ...]
-    dtype: Literal["int8"]
-    scale: Annotated[float, Field(gt=0.0)]
-    zero_point: Annotated[int, Field(ge=-128, le=127)]
+    dtype: Literal["int8", "float32"]
+    scale: Annotated[float, Field(gt=0.0)] = 1.0
+    zero_point: Annotated[int, Field(ge=-128, le=127)] = 0
+
+    @model_validator(mode="after")
+    def _steps_are_of_int8(self) -> Self:
+        for name in ("scale", "zero_point"):
+            if (name in self.model_fields_set) != (self.dtype == "int8"):
+                expected = "expected with int8" if self.dtype == "int8" else "expected none with float32"
+                actual = getattr(self, name) if name in self.model_fields_set else "not set"
+                raise ValueError(f"{name} = {actual}, {expected}")
+        return self
 
 
 class FileCard(CardPart):
@@ -147,11 +205,14 @@ class EventCard(CardPart):
 class ModelCard(CardPart):
     """`model.json`: what the networks expect, what they answer, and how to judge it.
 
+    A model without a classifier is an embedding for others to stand on (`urbansound-model head`).
+
     Attributes:
-        labels: in the order of the classifier's output.
+        labels: in the order of the classifier's output; none without one.
         background_label: the class that is never an event.
         groups: a wider name for a label, such as `alert` for a siren.
         streaming: the embedding network in its streaming form, where there is one.
+        trained_on: the folds of each data set that it has heard in training, where that is known.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -161,14 +222,15 @@ class ModelCard(CardPart):
     version: str
     licence: str
     description: str
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: tuple[str, ...]
     background_label: str | None
     groups: dict[str, Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]] = Field(default_factory=dict)
     front_end: FrontEndNumbers
     embedding: NetworkCard
     streaming: StreamingCard | None = None
-    classifier: NetworkCard
+    classifier: NetworkCard | None = None
     events: EventCard
+    trained_on: dict[str, tuple[int, ...]] | None = None
 
     @model_validator(mode="after")
     def _parts_fit_each_other(self) -> Self:
@@ -180,20 +242,36 @@ class ModelCard(CardPart):
             for label in named:
                 if label not in self.labels:
                     raise ValueError(f"{key}.{label}: expected one of {list(self.labels)}")
-        expected = (1, self.front_end.n_frames, self.front_end.n_mels, 1)
+        bands_last = (self.front_end.n_frames, self.front_end.n_mels)
+        expected = (1, *(bands_last if self.front_end.axes == "time_frequency" else bands_last[::-1]), 1)
         if self.embedding.input.shape != expected:
             raise ValueError(f"embedding.input.shape = {self.embedding.input.shape}, the front end gives {expected}")
-        if self.classifier.input.shape != self.embedding.output.shape:
+        if self.streaming is not None:
+            self._frames_can_stream()
+        if self.classifier is not None:
+            self._classifier_fits(self.classifier)
+        elif self.labels:
+            raise ValueError(f"labels = {list(self.labels)}, expected none without a classifier")
+        return self
+
+    def _frames_can_stream(self) -> None:
+        if self.front_end.has_own_frames or self.front_end.axes != "time_frequency":
+            raise ValueError("streaming: expected none where windows share no frames, or time is not the first axis")
+        if self.embedding.input.dtype != "int8":
+            raise ValueError(f"streaming: expected none with {self.embedding.input.dtype}, only with int8")
+
+    def _classifier_fits(self, classifier: NetworkCard) -> None:
+        if len(self.labels) < 2:
+            raise ValueError(f"labels = {list(self.labels)}, expected two or more")
+        if classifier.input.shape != self.embedding.output.shape:
             raise ValueError(
-                f"classifier.input.shape = {self.classifier.input.shape}, "
-                f"the embedding gives {self.embedding.output.shape}"
+                f"classifier.input.shape = {classifier.input.shape}, the embedding gives {self.embedding.output.shape}"
             )
-        if self.classifier.output.shape != (1, len(self.labels)):
+        if classifier.output.shape != (1, len(self.labels)):
             raise ValueError(
-                f"classifier.output.shape = {self.classifier.output.shape}, "
+                f"classifier.output.shape = {classifier.output.shape}, "
                 f"{len(self.labels)} labels need {(1, len(self.labels))}"
             )
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +300,25 @@ class ModelFolder:
 
     @property
     def classifier_file(self) -> Path:
-        """The network that turns an embedding into likelihoods."""
-        return self.path / self.card.classifier.file
+        """The network that turns an embedding into likelihoods.
+
+        Raises:
+            ModelError: the model has none.
+        """
+        return self.path / self.require_classifier().file
+
+    def require_classifier(self) -> NetworkCard:
+        """The card of the classifier.
+
+        Raises:
+            ModelError: the model has none.
+        """
+        if self.card.classifier is None:
+            raise ModelError(
+                f"model folder {self.path}: {self.card.name} is an embedding without a classifier, expected both; "
+                f"`urbansound-model head --base {self.path}` teaches it classes"
+            )
+        return self.card.classifier
 
 
 def sha256_of(path: Path) -> str:

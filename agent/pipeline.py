@@ -4,6 +4,7 @@ In: an iterator of `AudioBlock`s and the built stages. Out: what `emit` is calle
 with a recording in front, in `replay`. Time is in samples: nothing here asks a clock, a file or a network.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from agent.aggregation import Aggregator
@@ -12,6 +13,8 @@ from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
 from agent.values import AudioBlock, EndReason, Prediction, Segment, SoundEvent, Window
+
+WINDOWS_AT_ONCE = 100
 
 
 def run(  # noqa: PLR0917  the sentence of the house, in its order
@@ -45,25 +48,15 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
         AgentError: what `blocks` or `emit` raise is passed on.
     """
 
-    def tell(segments: Iterator[Segment]) -> None:
-        for segment in segments:
-            for event in detector.push(segment):
-                emit(event)
-
     def judge(windows: Iterator[Window]) -> None:
-        for window in windows:
-            prediction = classifier.predict(window)
+        for prediction in _predicted(windows, classifier):
             judged(prediction)
-            tell(aggregator.push(prediction))
+            _tell(aggregator.push(prediction), detector, emit)
 
     def finish(reason: EndReason) -> None:
         judge(front_end.flush())
-        tell(aggregator.flush())
-        for event in detector.flush(reason):
-            emit(event)
         front_end.reset()
-        aggregator.reset()
-        detector.reset()
+        _finish(aggregator, detector, emit, reason)
 
     try:
         for block in blocks:
@@ -81,8 +74,49 @@ def predictions(blocks: Iterable[AudioBlock], front_end: FrontEnd, classifier: C
     """Judge every window of one stream, and nothing more: for `classify`, training and pictures."""
     for block in blocks:
         if block.lost_before:
-            yield from map(classifier.predict, front_end.flush())
+            yield from _predicted(front_end.flush(), classifier)
             front_end.reset()
-        yield from map(classifier.predict, front_end.push(block))
-    yield from map(classifier.predict, front_end.flush())
+        yield from _predicted(front_end.push(block), classifier)
+    yield from _predicted(front_end.flush(), classifier)
     front_end.reset()
+
+
+def run_judged(
+    predictions: Iterable[Prediction],
+    aggregator: Aggregator,
+    detector: EventDetector,
+    emit: Callable[[SoundEvent], None],
+    *,
+    end_reason: Callable[[], EndReason] = lambda: "end_of_stream",
+) -> None:
+    """The right half of `run`, for a stream without gaps whose windows were judged elsewhere."""
+    try:
+        for prediction in predictions:
+            _tell(aggregator.push(prediction), detector, emit)
+    except AgentError:
+        _finish(aggregator, detector, emit, end_reason())
+        raise
+    _finish(aggregator, detector, emit, end_reason())
+
+
+def _tell(segments: Iterator[Segment], detector: EventDetector, emit: Callable[[SoundEvent], None]) -> None:
+    for segment in segments:
+        for event in detector.push(segment):
+            emit(event)
+
+
+def _finish(
+    aggregator: Aggregator, detector: EventDetector, emit: Callable[[SoundEvent], None], reason: EndReason
+) -> None:
+    """The stream has ended, or there is a gap: so does all that is open."""
+    _tell(aggregator.flush(), detector, emit)
+    for event in detector.flush(reason):
+        emit(event)
+    aggregator.reset()
+    detector.reset()
+
+
+def _predicted(windows: Iterator[Window], classifier: Classifier) -> Iterator[Prediction]:
+    """Judge windows as many at once as there are: live one, from a recording all that a block completes."""
+    while at_once := list(itertools.islice(windows, WINDOWS_AT_ONCE)):
+        yield from classifier.predict_all(at_once)

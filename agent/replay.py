@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,11 @@ from agent import pipeline
 from agent.app import Judge, Stop
 from agent.values import AudioBlock, EndReason, FloatArray, SoundEvent
 from agent.wavfile import Recording
+
+if TYPE_CHECKING:
+    from agent.workers import Workers
+
+PACED_BLOCKS_PER_S = 10  # short, so that events come when they are due
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ def replay(
     block_samples: int | None = None,
     speed: float | None = None,
     analysed: Callable[[int], None] = lambda _samples: None,
+    workers: "Workers | None" = None,
 ) -> None:
     """Run one recording through the whole pipeline.
 
@@ -56,15 +63,24 @@ def replay(
         block_samples: length of the blocks; the events do not depend on it.
         speed: times real time; as fast as it goes if None.
         analysed: told after each block up to which sample all is analysed.
+        workers: who judges the recording as fast as it goes, if they take it; the events do not depend on it.
     """
     stages = judge.stages(recording.sample_rate_hz)
-    blocks: Iterable[AudioBlock] = recording.blocks(block_samples or _block_samples(recording, speed))
-    if speed is not None:
-        blocks = paced(blocks, recording.sample_rate_hz, speed, stop.wait)
 
     def end_reason() -> EndReason:
         return "shutdown" if stop.is_set() else "end_of_stream"
 
+    judged = None if workers is None else workers.predictions(recording, analysed)
+    if judged is not None:
+        going_on = itertools.takewhile(lambda _prediction: not stop.is_set(), judged)
+        pipeline.run_judged(going_on, stages.aggregator, stages.detector, emit, end_reason=end_reason)
+        return
+    blocks: Iterable[AudioBlock]
+    if speed is None:
+        blocks = recording.blocks(block_samples or recording.long_block)
+    else:
+        short = recording.blocks(block_samples or max(1, recording.sample_rate_hz // PACED_BLOCKS_PER_S))
+        blocks = paced(short, recording.sample_rate_hz, speed, stop.wait)
     pipeline.run(
         itertools.takewhile(lambda _block: not stop.is_set(), blocks),
         stages.front_end,
@@ -75,11 +91,6 @@ def replay(
         end_reason=end_reason,
         analysed=analysed,
     )
-
-
-def _block_samples(recording: Recording, speed: float | None) -> int | None:
-    """Paced blocks are short, so that events come when they are due."""
-    return None if speed is None else max(1, recording.sample_rate_hz // 10)
 
 
 def paced(
@@ -97,7 +108,9 @@ def paced(
         yield block
 
 
-def classify(recording: Recording, judge: Judge, *, stop: Stop) -> ClipPrediction | None:
+def classify(
+    recording: Recording, judge: Judge, *, stop: Stop, workers: "Workers | None" = None
+) -> ClipPrediction | None:
     """The paper's clip prediction: likelihoods summed over all windows, the largest wins.
 
     Returns:
@@ -105,11 +118,13 @@ def classify(recording: Recording, judge: Judge, *, stop: Stop) -> ClipPredictio
 
     Source: Cramer et al., ICASSP 2019, section 3.
     """
-    stages = judge.stages(recording.sample_rate_hz)
-    blocks = itertools.takewhile(lambda _block: not stop.is_set(), recording.blocks())
+    predictions = None if workers is None else workers.predictions(recording)
+    if predictions is None:
+        blocks = itertools.takewhile(lambda _block: not stop.is_set(), recording.blocks(recording.long_block))
+        predictions = pipeline.predictions(blocks, judge.stages(recording.sample_rate_hz).front_end, judge.classifier)
     total = np.zeros(len(judge.labels), np.float64)
     n_windows = 0
-    for prediction in pipeline.predictions(blocks, stages.front_end, judge.classifier):
+    for prediction in itertools.takewhile(lambda _prediction: not stop.is_set(), predictions):
         total += prediction.likelihoods
         n_windows += 1
     if n_windows == 0 or stop.is_set():

@@ -38,7 +38,8 @@ class Window:
         log_mel: float32 (n_frames, n_mels), in the unit of the model's card.
         first_sample: where the window begins.
         n_samples: how much sound it covers; less than a whole window only where a short recording was padded.
-        n_new_frames: how many frames at its end the window before it did not have; None where there is none before it.
+        n_new_frames: how many frames at its end the window before it did not have; None where there is none before it,
+            or where no two windows share frames.
     """
 
     log_mel: FloatArray

@@ -23,6 +23,7 @@ from agent.values import AudioBlock, FloatArray
 PcmFormat = Literal["u8", "s16le", "s24le", "s32le", "f32le"]
 
 PCM_FORMATS: tuple[str, ...] = get_args(PcmFormat)
+_BLOCK_VALUES = 1 << 19  # of all channels, 2 MiB
 _UNCOMPRESSED = {".wav", ".wave", ".bwf", ".rf64", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"}
 SUFFIXES = frozenset(_UNCOMPRESSED | {".flac", ".ogg", ".oga", ".opus", ".mp3"})
 # Outside this range it is a broken header, not sound: ultrasound recorders stop at 500 kHz.
@@ -39,6 +40,7 @@ class Recording:
         sample_rate_hz: as the file says.
         n_channels: as the file says.
         n_samples: length of one channel as far as known; None for a stream.
+        seekable: whether it gives the same samples when it is opened somewhere in its middle.
         problem: what is wrong with the recording, one line for a person; None if nothing is. Final after `blocks`.
         n_invalid_samples: NaN and infinite samples so far, replaced by 0.
     """
@@ -53,6 +55,8 @@ class Recording:
         channel: Channel,
         read: Callable[[int], FloatArray],
         close: Callable[[], None],
+        seekable: bool = False,
+        first_sample: int = 0,
     ) -> None:
         _check_rate(name, sample_rate_hz)
         if channel != "mix" and not 1 <= channel <= n_channels:
@@ -61,46 +65,73 @@ class Recording:
         self.sample_rate_hz = sample_rate_hz
         self.n_channels = n_channels
         self.n_samples = n_samples
+        self.seekable = seekable
         self.problem: str | None = None
         self.n_invalid_samples = 0
         self._channel = channel
         self._read = read
         self._close = close
-        self._n_read = 0
+        self._n_read = first_sample
+        self._is_broken = False
 
     @property
     def duration_s(self) -> float | None:
         """Length in seconds as far as known; None for a stream."""
         return None if self.n_samples is None else self.n_samples / self.sample_rate_hz
 
+    @property
+    def long_block(self) -> int:
+        """How long a block may be that costs little; a stream may be live, and its blocks are of one second."""
+        values_per_s = self.sample_rate_hz * self.n_channels
+        longer = (s for s in (10, 5, 2) if self.n_samples is not None and s * values_per_s <= _BLOCK_VALUES)
+        return next(longer, 1) * self.sample_rate_hz
+
     def blocks(self, block_samples: int | None = None) -> Iterator[AudioBlock]:
-        """Read on to the end, once.
+        """Read on to the end, from where it was read before.
 
         Args:
             block_samples: length of a block, of which the last may be shorter; one second by default.
 
         Yields:
-            Blocks without a gap, from sample 0. The mix is the mean of all channels. Recordings in floating point
-            may go beyond [-1, 1]; they stay as they are.
+            Blocks without a gap, from where it was opened. The mix is the mean of all channels. Recordings in floating
+            point may go beyond [-1, 1]; they stay as they are.
         """
         n = block_samples or self.sample_rate_hz
-        while True:
-            try:
-                samples = self._read(n)  # (n or fewer, n_channels)
-            except (soundfile.LibsndfileError, OSError) as error:
-                self._note(f"cannot be read beyond {self._n_read / self.sample_rate_hz:.3f} s ({error})")
-                return
+        while not self._is_broken:
+            samples = self._samples(n)  # (n or fewer, n_channels)
             if len(samples) == 0:
                 break
             mono, n_invalid = to_mono(samples, self._channel)
             self.n_invalid_samples += n_invalid
             mono.flags.writeable = False
-            yield AudioBlock(mono, self._n_read)
             self._n_read += len(mono)
+            yield AudioBlock(mono, self._n_read - len(mono))
+        if self._is_broken:
+            return
         if self._n_read == 0:
             self._note("holds no samples")
         elif self.n_samples is not None and self._n_read < self.n_samples:
             self._note(f"truncated, its header promises {self.n_samples} samples, and {self._n_read} are there")
+
+    def _samples(self, n: int) -> FloatArray:
+        """The next samples, a second at a time: where the file is damaged, what is before that second is kept."""
+        pieces: list[FloatArray] = []
+        n_read = 0
+        while n_read < n:
+            try:
+                piece = self._read(min(n - n_read, self.sample_rate_hz))
+            except (soundfile.LibsndfileError, OSError) as error:
+                end_s = (self._n_read + n_read) / self.sample_rate_hz
+                self._note(f"cannot be read beyond {end_s:.3f} s ({error})")
+                self._is_broken = True
+                break
+            if len(piece) == 0:
+                break
+            pieces.append(piece)
+            n_read += len(piece)
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.empty((0, 1), np.float32)
 
     def close(self) -> None:
         """Give the file back. A stream that somebody else opened stays open."""
@@ -116,7 +147,7 @@ class Recording:
         self.problem = self.problem or f"{self.name}: {problem}"
 
 
-def open_recording(path: Path, channel: Channel = "mix") -> Recording:
+def open_recording(path: Path, channel: Channel = "mix", *, first_sample: int = 0) -> Recording:
     """Open a file that libsndfile can read.
 
     A file that was cut short (a recorder that lost power) opens, and its `problem` says so. Of WAV and Ogg that is
@@ -125,6 +156,7 @@ def open_recording(path: Path, channel: Channel = "mix") -> Recording:
     Args:
         path: the file.
         channel: counted from 1, or the mean of all.
+        first_sample: where its blocks begin; other than 0 only for what is `seekable`.
 
     Raises:
         RecordingError: no such file, not a file, empty, not audio, no samples, an impossible rate, no such channel.
@@ -147,19 +179,26 @@ def open_recording(path: Path, channel: Channel = "mix") -> Recording:
     if file.frames == 0:
         file.close()
         raise RecordingError(f"{path}: holds no samples" + (f"; {damage}" if damage else ""))
+    known = file.frames < _FRAMES_UNKNOWN
     try:
+        if first_sample:
+            file.seek(first_sample)
         recording = Recording(
             str(path),
             sample_rate_hz=file.samplerate,
             n_channels=file.channels,
-            n_samples=file.frames if file.frames < _FRAMES_UNKNOWN else None,
+            n_samples=file.frames if known else None,
             channel=channel,
             read=lambda n: file.read(n, dtype="float32", always_2d=True),
             close=file.close,
+            seekable=known and file.seekable() and file.subtype.startswith(_EXACT_SUBTYPES),
+            first_sample=first_sample,
         )
-    except RecordingError:
+    except (RecordingError, soundfile.LibsndfileError) as error:
         file.close()
-        raise
+        if isinstance(error, RecordingError):
+            raise
+        raise RecordingError(f"{path}: cannot be read from sample {first_sample} on ({_reason(error)})") from error
     if damage:
         recording._note(damage)
     return recording
@@ -257,6 +296,8 @@ _PCM_DECODERS: dict[str, Callable[[bytes], FloatArray]] = {
 }
 
 
+# Others are coded with what came before: Vorbis, MP3, ADPCM. FLAC's subtype is that of its samples.
+_EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _FRAMES_UNKNOWN = 1 << 62  # libsndfile's SF_COUNT_MAX, less some
 
 

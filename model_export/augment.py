@@ -1,8 +1,8 @@
 """Training windows: a cut of a clip, changed as streets, distances and microphones change it.
 
 In: sounds at the front end's rate. Out: batches of windows at the card's levels with soft labels, and the sound that
-each was made of, for teachers. Sounds are sped up, slowed down and mixed as waveforms; level, colour and masks are the
-microphone's, so the window alone has them.
+each was made of, for teachers. Sounds are sped up, slowed down and mixed as waveforms; what rooms, microphones and
+codecs do to them, the window alone has: the network is to hear through it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from agent.frontend import LogMel
 from agent.values import FloatArray
+from model_export import impairments
 from model_export.features import DEEP, FRONT_END, at_card_level
+from model_export.networks import Likelihoods
 
-UNLABELLED = -1
+AUDIBLE_DB, MASKED_DB = -6.0, -18.0  # relative to the other sound of a mixture
 SILENCE_DB = -120.0  # below this there is nothing to set a level by
 ENVELOPE_SAMPLES = 350  # the loudness of a cut is the mean of the peaks of pieces this long
 STYLE_FLOOR_DB = 1.0  # a band that hardly moves has no style of its own
@@ -29,14 +31,17 @@ class Augmentation:
 
     Attributes:
         gain_db: change of level.
-        mixup_probability: that another clip sounds at the same time; the labels are shared by power.
-        mixup_snr_db: at most so much louder or quieter.
+        same_label_probability: that another clip of the same label, if it is no background, sounds at the same time: a
+            street sound that nobody recorded.
+        mixup_probability: that another clip sounds at the same time, of whichever label.
+        mixup_snr_db: at most so much louder or quieter, both.
         background_probability: that a background sounds below a clip that is none.
         background_snr_db: how far below.
         speed_probability: that the sound is played faster or slower, its pitch with it.
         speed: the slowest and the fastest, as a factor.
         style_probability: that the bands' levels and their spread are drawn towards those of another clip.
         style_concentration: of the beta distribution that says how far; small is none or all.
+        room_probability, overload_probability, telephone_probability: of what `impairments` does.
         colour_db: of a smooth frequency response.
         masks: stretches of time, and as many of frequency, that are blotted out.
         mask_frames: their length, at most.
@@ -48,6 +53,7 @@ class Augmentation:
     """
 
     gain_db: tuple[float, float] = (-35.0, 6.0)
+    same_label_probability: float = 0.1
     mixup_probability: float = 0.5
     mixup_snr_db: float = 12.0
     background_probability: float = 0.4
@@ -56,6 +62,9 @@ class Augmentation:
     speed: tuple[float, float] = (0.8, 1.25)
     style_probability: float = 0.4
     style_concentration: float = 0.4
+    room_probability: float = 0.1
+    overload_probability: float = 0.03
+    telephone_probability: float = 0.03
     colour_db: float = 9.0
     masks: int = 2
     mask_frames: int = 10
@@ -68,13 +77,15 @@ class TrainingClips:
 
     Attributes:
         sounds: float32 (n_samples,) each, at the front end's rate, one window long or longer.
-        targets: int64 (n_clips,), index of the label, or `UNLABELLED`.
+        targets: int64 (n_clips,), index of the label.
+        recordings: what each was cut from; one name for each clip.
         n_labels: how many labels there are.
         background: index of the background label.
     """
 
     sounds: Sequence[FloatArray]
     targets: NDArray[np.int64]
+    recordings: Sequence[str]
     n_labels: int
     background: int
 
@@ -84,8 +95,8 @@ class Example(NamedTuple):
 
     Attributes:
         window: float32 (n_frames, n_mels).
-        label: float32 (n_labels,), sums to 1; all 0 where a sound without label is in it.
-        sound: float32 (window_length,), what the window was made of, before gain, colour and masks.
+        label: float32 (n_labels,), in [0, 1].
+        sound: float32 (window_length,), what the window was made of, before impairments, gain, colour and masks.
     """
 
     window: FloatArray
@@ -99,28 +110,41 @@ def level_db(sound: FloatArray) -> float:
 
 
 class WindowDrawer:
-    """Draws augmented windows, for ever reproducible from the seed."""
+    """Draws augmented windows, for ever reproducible from the seed.
 
-    def __init__(self, clips: TrainingClips, augmentation: Augmentation, seed: int) -> None:
+    Args:
+        clips: to draw from.
+        augmentation: what is done to them.
+        seed: of all that is random.
+        likelihoods: what a mixture's label is: with `sigmoid`, each label that can be heard in it, and background only
+            where there is nothing else; with `softmax`, its labels shared by power.
+    """
+
+    def __init__(
+        self, clips: TrainingClips, augmentation: Augmentation, seed: int, *, likelihoods: Likelihoods = "sigmoid"
+    ) -> None:
         self._clips = clips
         self._how = augmentation
+        self._likelihoods = likelihoods
         self._rng = np.random.default_rng(seed)
-        self._backgrounds = np.flatnonzero(clips.targets == clips.background)
+        self._of_label = {int(target): np.flatnonzero(clips.targets == target) for target in np.unique(clips.targets)}
+        self._ends = np.cumsum(draws(clips.targets, clips.recordings))
         self._log_mel = LogMel(DEEP)
         self._styles = [_style(self._log_mel.frames(sound)) for sound in clips.sounds if level_db(sound) > SILENCE_DB]
 
     @property
     def n_clips(self) -> int:
-        """Clips to draw from; each is drawn once in an epoch."""
+        """Clips to draw from, and windows in an epoch."""
         return len(self._clips.sounds)
 
     def epoch(self, batch_size: int) -> Iterator[Example]:
-        """Every clip once, in random order.
+        """As many windows as there are clips, in random order; how often a clip comes, `draws` says.
 
         Yields:
             examples with a leading axis of `batch_size`; the windows are (batch, n_frames, n_mels, 1).
         """
-        order = self._rng.permutation(self.n_clips)
+        places = (np.arange(self.n_clips) + self._rng.random()) * (self._ends[-1] / self.n_clips)
+        order = self._rng.permutation(np.searchsorted(self._ends[:-1], places, side="right"))
         for start in range(0, len(order) - batch_size + 1, batch_size):
             drawn = [self.example(int(index)) for index in order[start : start + batch_size]]
             batch = Example(*(np.stack(values) for values in zip(*drawn, strict=True)))
@@ -128,24 +152,21 @@ class WindowDrawer:
 
     def example(self, index: int) -> Example:
         """One augmented window of a clip."""
-        rng, how = self._rng, self._how
+        rng, how, target = self._rng, self._how, int(self._clips.targets[index])
         sound, label = self._cut(index), self._one_hot(index)
+        is_street_sound = target != self._clips.background
+        if is_street_sound and rng.random() < how.same_label_probability:
+            alike = self._cut(int(rng.choice(self._of_label[target])))
+            sound = _at_snr(sound, alike, rng.uniform(-how.mixup_snr_db, how.mixup_snr_db))
         if rng.random() < how.mixup_probability:
             other = int(rng.integers(self.n_clips))
             snr_db = rng.uniform(-how.mixup_snr_db, how.mixup_snr_db)
             sound = _at_snr(sound, self._cut(other), snr_db)
-            share = np.float32(1.0 / (1.0 + 10.0 ** (-snr_db / 10.0)))
-            label = share * label + (1 - share) * self._one_hot(other)
-            if UNLABELLED in self._clips.targets[[index, other]]:
-                label = np.zeros_like(label)
-        elif (
-            self._clips.targets[index] != self._clips.background
-            and len(self._backgrounds)
-            and rng.random() < how.background_probability
-        ):
-            ground = self._cut(int(rng.choice(self._backgrounds)))
+            label = self._mixed_label(index, other, snr_db)
+        elif is_street_sound and self._clips.background in self._of_label and rng.random() < how.background_probability:
+            ground = self._cut(int(rng.choice(self._of_label[self._clips.background])))
             sound = _at_snr(sound, ground, rng.uniform(*how.background_snr_db))
-        window = self._log_mel.frames(sound)
+        window = self._log_mel.frames(self._impaired(sound))
         if rng.random() < how.style_probability:
             window = self._restyled(window)
         window = window + np.float32(rng.uniform(*how.gain_db)) + self._microphone_colour()
@@ -153,9 +174,28 @@ class WindowDrawer:
 
     def _one_hot(self, index: int) -> FloatArray:
         label = np.zeros(self._clips.n_labels, np.float32)
-        if self._clips.targets[index] != UNLABELLED:
-            label[self._clips.targets[index]] = 1.0
+        label[self._clips.targets[index]] = 1.0
         return label
+
+    def _mixed_label(self, index: int, other: int, snr_db: float) -> FloatArray:
+        label, other_label = self._one_hot(index), self._one_hot(other)
+        if self._likelihoods == "softmax":
+            share = np.float32(1.0 / (1.0 + 10.0 ** (-snr_db / 10.0)))
+            return share * label + (1 - share) * other_label
+        heard: FloatArray = np.maximum(_audible(snr_db) * label, _audible(-snr_db) * other_label)
+        if np.delete(heard, self._clips.background).any():
+            heard[self._clips.background] = 0.0
+        return heard
+
+    def _impaired(self, sound: FloatArray) -> FloatArray:
+        rng, how, rate_hz = self._rng, self._how, FRONT_END.sample_rate_hz
+        if rng.random() < how.room_probability:
+            sound = impairments.in_a_room(sound, rate_hz, rng)
+        if rng.random() < how.overload_probability:
+            sound = impairments.overloaded(sound, rng)
+        if rng.random() < how.telephone_probability:
+            sound = impairments.over_the_telephone(sound, rate_hz)
+        return sound
 
     def _cut(self, index: int) -> FloatArray:
         """A window's length of a clip at a random place, perhaps faster or slower."""
@@ -207,6 +247,33 @@ class WindowDrawer:
             start = int(rng.integers(0, FRONT_END.n_mels - width + 1))
             window[:, start : start + width] = fill
         return window
+
+
+def draws(targets: NDArray[np.int64], recordings: Sequence[str]) -> NDArray[np.float64]:
+    """How often each clip is drawn in an epoch, in the mean.
+
+    Each label comes as often as it has clips; within it, a recording counts as much as the square root of its clips
+    says: some gave dozens of clips that are much the same.
+
+    Args:
+        targets: int64 (n_clips,), index of the label.
+        recordings: what each clip was cut from.
+
+    Returns:
+        float64 (n_clips,), which sums to n_clips.
+    """
+    cut_from = [f"{target} {recording}" for target, recording in zip(targets, recordings, strict=True)]
+    _, places, counts = np.unique(cut_from, return_inverse=True, return_counts=True)
+    often: NDArray[np.float64] = 1.0 / np.sqrt(counts[places])
+    for target in np.unique(targets):
+        of_label = targets == target
+        often[of_label] *= of_label.sum() / often[of_label].sum()
+    return often
+
+
+def _audible(snr_db: float) -> np.float32:
+    """How much a sound counts beside another: in full down to `AUDIBLE_DB`, not at all from `MASKED_DB` on."""
+    return np.float32(np.clip((snr_db - MASKED_DB) / (AUDIBLE_DB - MASKED_DB), 0.0, 1.0))
 
 
 def _at_snr(sound: FloatArray, other: FloatArray, snr_db: float) -> FloatArray:

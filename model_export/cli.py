@@ -1,6 +1,8 @@
-"""`urbansound-model`: train, quantize, package, verify, or all of it by `build`; cross-validate, evaluate; `head`.
+"""`urbansound-model`: from recordings to a model (`build`, or step by step; `head`), and how good it is.
 
 Events: `soundscapes` makes labelled scenes, `score` judges a model on them, `tune` sets its numbers.
+
+`fetch` and `import-openl3` bring in the weights of others.
 
 Heavy libraries are imported by the command that needs them. Exit codes as in `agent.errors`.
 """
@@ -10,7 +12,8 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +21,13 @@ from agent import __version__
 from agent.errors import AgentError, UsageError
 from agent.model_card import DEFAULT_MODEL
 from model_export import clips as clip_lists
+from model_export import openl3
 
 if TYPE_CHECKING:
     from agent.model_card import ModelFolder
+    from model_export.calibration import Rescaling
     from model_export.clips import Clip
+    from model_export.evaluate import Evaluation
     from model_export.tracks import Hears, Track
     from model_export.train import Recipe
 
@@ -66,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--epochs", type=int, metavar="N", help="another number of epochs than the recipe's")
     training.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
     training.add_argument(
+        "--likelihoods",
+        choices=("sigmoid", "softmax"),
+        help="of each label on its own (sigmoid, default), so that two sounds at a time can both be told, or of one of "
+        "them (softmax)",
+    )
+    training.add_argument(
         "--teacher",
         type=Path,
         action="append",
@@ -77,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("build", parents=[data, training], help="all steps: train to verify")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
-    command.add_argument("--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote, for the model card")
+    command.add_argument(
+        "--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote, to calibrate and for the card"
+    )
     command.set_defaults(run=_build)
     command = commands.add_parser("head", help="one's own classes on the embedding of a model that is there already")
     command.add_argument(
@@ -100,9 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--learning-curve", action="store_true", help="test with fewer recordings of each class, too")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the training (default: 0)")
     command.set_defaults(run=_head)
+    _add_openl3(commands)
     command = commands.add_parser("train", parents=[data, training], help="train both networks (Keras)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the trained networks")
     command.set_defaults(run=_train)
+    command = commands.add_parser("calibrate", help="make likelihoods say how often they are right")
+    command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
+    command.add_argument("--results", type=Path, required=True, metavar="DIR", help="what `crossvalidate` wrote")
+    command.set_defaults(run=_calibrate)
     command = commands.add_parser("quantize", parents=[data], help="trained networks to int8 TFLite")
     command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
@@ -116,8 +135,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--networks", type=Path, required=True, metavar="DIR", help="what `train` wrote")
     command.add_argument("--model", type=Path, required=True, metavar="DIR", help="what `package` wrote")
     command.set_defaults(run=_verify)
+    _add_measuring(commands, [data, training])
+    _add_scene_commands(commands, data)
+    return parser
+
+
+def _add_measuring(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", training: list[argparse.ArgumentParser]
+) -> None:
+    """The commands that say how good a model is."""
     command = commands.add_parser(
-        "crossvalidate", parents=[data, training], help="train and test on each fold, beside published peers"
+        "crossvalidate", parents=training, help="train and test on each fold, beside published peers"
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for networks and figures")
     command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all)")
@@ -130,13 +158,59 @@ def _parser() -> argparse.ArgumentParser:
         help="a TFLite file that takes a waveform, to compare with",
     )
     command.set_defaults(run=_crossvalidate)
-    command = commands.add_parser("evaluate", help="how sure cross-validation's figures are, confusions, calibration")
-    command.add_argument("--results", type=Path, required=True, metavar="DIR", help="what `crossvalidate` wrote")
+    command = commands.add_parser(
+        "evaluate", help="how good a model is, or what cross-validation measured, and how sure that is"
+    )
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--results", type=Path, metavar="DIR", help="what `crossvalidate` wrote")
+    source.add_argument("--us8k", type=Path, metavar="DIR", help="UrbanSound8K, to judge a model folder as it is")
+    command.add_argument(
+        "--model", type=Path, metavar="DIR", help="with --us8k: the model folder (default: the shipped one)"
+    )
+    command.add_argument("--esc10", type=Path, metavar="DIR", help="with --us8k: ESC-10 or ESC-50, too")
+    command.add_argument(
+        "--folds",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="with --us8k: these folds only (default: all it has not heard)",
+    )
+    command.add_argument(
+        "--peer",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="with --us8k: a TFLite file that takes a waveform, to compare with; repeatable",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="with --us8k: keep the predictions and the peers' embeddings in this folder",
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file as well")
     command.add_argument("--plots", type=Path, metavar="DIR", help="draw confusions and calibration into this folder")
     command.set_defaults(run=_evaluate)
-    _add_scene_commands(commands, data)
-    return parser
+    command = commands.add_parser(
+        "probe", help="whether gain changes labels, and what noise and background are taken for"
+    )
+    command.add_argument(
+        "--model", type=Path, default=DEFAULT_MODEL, metavar="DIR", help="the model folder (default: the shipped one)"
+    )
+    command.add_argument("--us8k", type=Path, metavar="DIR", help="UrbanSound8K, to try gain on")
+    command.add_argument("--esc10", type=Path, metavar="DIR", help="ESC-10 or ESC-50, of which background is tried")
+    command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all)")
+    command.add_argument(
+        "--clips", type=int, default=200, metavar="N", help="try gain on at most N clips (default: 200)"
+    )
+    command.add_argument(
+        "--background",
+        type=Path,
+        metavar="DIR",
+        help="recordings that hold none of the classes: speech, music, a place",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file as well")
+    command.set_defaults(run=_probe)
 
 
 def _add_scene_commands(
@@ -184,8 +258,53 @@ def _add_scene_commands(
     command.set_defaults(run=_tune)
 
 
+def _add_openl3(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("fetch", help="download weights that others publish; no other command does")
+    command.add_argument("name", choices=sorted(openl3.PUBLISHED), metavar="NAME", help=", ".join(openl3.PUBLISHED))
+    command.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="the folder to write to (default: this one)"
+    )
+    command.add_argument(
+        "--sha256", metavar="HEX", help="what the file must have (default: what it had the first time, recorded beside)"
+    )
+    command.add_argument(
+        "--from", dest="base", default=openl3.ADDRESS, metavar="URL", help=f"the folder (default: {openl3.ADDRESS})"
+    )
+    command.set_defaults(run=_fetch)
+    command = commands.add_parser(
+        "import-openl3", help="published OpenL3 weights to an embedding that `head` stands on"
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="weights of the audio network, .h5 or .h5.gz")
+    command.add_argument("--input", choices=openl3.REPRESENTATIONS, required=True, help="what the weights read")
+    command.add_argument("--size", type=int, choices=openl3.SIZES, required=True, help="values of the embedding")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    command.add_argument(
+        "--front-end",
+        choices=openl3.FRONT_ENDS,
+        default="training",
+        help="the one the weights were trained with (default), or one of OpenL3 0.4's",
+    )
+    command.add_argument("--dtype", choices=("int8", "float32"), default="int8", help="of the network (default: int8)")
+    command.add_argument(
+        "--calibrate",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="recordings or folders of them, for the ranges of int8 (default: synthetic signals)",
+    )
+    command.set_defaults(run=_import_openl3)
+
+
 def _clips(options: argparse.Namespace) -> "list[Clip]":
     return clip_lists.urbansound8k(options.us8k) + clip_lists.esc10(options.esc10)
+
+
+def _scenery(options: argparse.Namespace) -> "tuple[list[Clip], list[Clip]]":
+    """What scenes are made of: street sounds and grounds, and sounds that are neither."""
+    strangers = clip_lists.esc10_strangers(options.esc10)
+    files = {clip.file for clip in strangers}
+    return [clip for clip in _clips(options) if clip.file not in files], strangers
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":
@@ -193,7 +312,9 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
 
     from model_export.train import Recipe
 
-    changes = {name: getattr(options, name) for name in ("epochs", "seed") if getattr(options, name) is not None}
+    changes = {
+        name: getattr(options, name) for name in ("epochs", "seed", "likelihoods") if getattr(options, name) is not None
+    }
     if changes.get("epochs", 1) < 1:
         raise UsageError(f"--epochs {options.epochs}: expected 1 or more")
     return dataclasses.replace(Recipe(), **changes)
@@ -227,7 +348,46 @@ def _head(options: argparse.Namespace) -> None:
     print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
 
 
+def _fetch(options: argparse.Namespace) -> None:
+    from model_export.download import download, record_of
+
+    name = openl3.PUBLISHED[options.name]
+    done = download(f"{options.base.rstrip('/')}/{name}", options.out / name, options.sha256)
+    how = "was there already" if done.was_there else "fetched"
+    print(f"{done.file}: {how}, sha256 {done.sha256}")
+    if not done.was_known:
+        print(
+            f"urbansound-model: nobody said what its sha256 must be; it is recorded in {record_of(done.file)} now, "
+            "and a later fetch must have the same",
+            file=sys.stderr,
+        )
+
+
+def _import_openl3(options: argparse.Namespace) -> None:
+    from model_export.openl3_folder import (
+        RECORDINGS,
+        SIGNALS,
+        Import,
+        import_openl3,
+        recorded_windows,
+        synthetic_windows,
+    )
+
+    asked = Import(options.file, options.input, options.size, options.front_end, options.dtype)
+    if options.calibrate:
+        heard, windows = RECORDINGS, recorded_windows(options.calibrate, asked.numbers)
+    else:
+        heard, windows = SIGNALS, synthetic_windows(asked.numbers)
+    model, likeness = import_openl3(asked, windows, heard, options.out)
+    print(
+        f"{options.dtype} against the weights on {likeness.n_windows} windows of {heard}: cosine "
+        f"{likeness.median:.4f} in the median, {likeness.least:.4f} at least, the mean taken off"
+    )
+    print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
+
+
 def _train(options: argparse.Namespace) -> None:
+    from model_export.calibration import CALIBRATION_NAME
     from model_export.published import PublishedNetwork
     from model_export.train import train
 
@@ -237,48 +397,69 @@ def _train(options: argparse.Namespace) -> None:
         _recipe(options),
         options.out,
         teachers=teachers,
-        unlabelled=clip_lists.esc10_others(options.esc10),
         num_threads=options.threads,
     )
+    (options.out / CALIBRATION_NAME).unlink(missing_ok=True)  # of the networks that stood there before
+
+
+def _rescaling(results: Path) -> "Rescaling":
+    from model_export.calibration import fit
+    from model_export.results import PREDICTIONS_NAME, read_all_windows, read_predictions
+
+    return fit(read_all_windows(results, read_predictions(results / PREDICTIONS_NAME)))
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from model_export.crossvalidate import calibrated, load_networks
+    from model_export.report import rescaling_summary
+
+    rescaling = _rescaling(options.results)
+    calibrated(load_networks(options.networks)[1], rescaling)  # first: what does not fit is not written
+    rescaling.write(options.networks)
+    print(rescaling_summary(rescaling), end="")
 
 
 def _quantize(options: argparse.Namespace) -> None:
-    from model_export.crossvalidate import load_networks
+    from model_export.crossvalidate import load_calibrated
     from model_export.quantize import quantize, representative_windows
 
-    embedding, classifier = load_networks(options.networks)
+    embedding, classifier = load_calibrated(options.networks)
     quantize(embedding, classifier, representative_windows(_clips(options), seed=0), options.out)
 
 
 def _package(options: argparse.Namespace) -> None:
     from agent.inference import Classifier
+    from model_export.calibration import read_rescaling
+    from model_export.crossvalidate import training_record
     from model_export.evaluate import evaluate_folder
     from model_export.package import write_card, write_document
     from model_export.report import summary
     from model_export.response import measure_response
-    from model_export.train import TRAINING_NAME
 
     figures = summary(evaluate_folder(options.results)) if options.results else NOT_MEASURED
-    model = write_card(options.model, onset_response_s=0.5, offset_response_s=0.5)
+    training = training_record(options.networks)
+    folds = training["folds"]
+    model = write_card(options.model, onset_response_s=0.5, offset_response_s=0.5, trained_on=folds)
     clips = [clip for clip in _clips(options) if clip.dataset == "us8k"]
     response = measure_response(Classifier(model), model.card.front_end, clips, n_clips=120, seed=0)
     print(f"response: onset {response.onset_s} s, offset {response.offset_s} s, {response.n_clips} clips")
-    model = write_card(options.model, onset_response_s=response.onset_s, offset_response_s=response.offset_s)
-    training = json.loads((options.networks / TRAINING_NAME).read_text(encoding="utf-8"))
-    write_document(model, training, figures)
+    model = write_card(
+        options.model, onset_response_s=response.onset_s, offset_response_s=response.offset_s, trained_on=folds
+    )
+    write_document(model, training, figures, read_rescaling(options.networks))
     print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
 
 
 def _verify(options: argparse.Namespace) -> None:
     from agent.model_card import load_model_folder
-    from model_export.crossvalidate import load_networks
+    from model_export.crossvalidate import load_calibrated
     from model_export.metadata import check_metadata
     from model_export.quantize import representative_windows
     from model_export.verify import check_model
 
     model = load_model_folder(options.model)
     check_metadata(model)
-    embedding, classifier = load_networks(options.networks)
+    embedding, classifier = load_calibrated(options.networks)
     windows = representative_windows(_clips(options), seed=1)
     agreement = check_model(embedding, classifier, model, windows)
     print(
@@ -290,28 +471,30 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _crossvalidate(options: argparse.Namespace) -> None:
     from model_export.crossvalidate import crossvalidate
-    from model_export.evaluate import evaluate
+    from model_export.evaluate import evaluate_folder
+    from model_export.peers import peers_of
     from model_export.published import PublishedNetwork
     from model_export.report import summary
 
     clips = _clips(options)
-    folds = sorted({clip.fold for clip in clips if clip.dataset == "us8k"})
+    folds = sorted({clip.fold for clip in clips})
     unknown = sorted(set(options.folds or []) - set(folds))
     if unknown:
         raise UsageError(
-            f"--folds {unknown[0]}: not in --us8k {options.us8k}, expected of {', '.join(map(str, folds))}"
+            f"--folds {unknown[0]}: neither in --us8k {options.us8k} nor in --esc10 {options.esc10}, "
+            f"expected of {', '.join(map(str, folds))}"
         )
-    runs = crossvalidate(
+    crossvalidate(
         clips,
         _recipe(options),
         options.out,
         folds=options.folds or folds,
-        peers=[PublishedNetwork(file, cache=options.out) for file in options.peer],
+        peers=peers_of(options.peer, cache=options.out),
+        ten_classes=clip_lists.esc10_as_published(options.esc10),
         teachers=[PublishedNetwork(file) for file in options.teacher],
-        unlabelled=clip_lists.esc10_others(options.esc10),
         num_threads=options.threads,
     )
-    print(summary(evaluate(runs)), end="")
+    print(summary(evaluate_folder(options.out)), end="")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -320,17 +503,82 @@ def _evaluate(options: argparse.Namespace) -> None:
     from model_export.evaluate import evaluate_folder
     from model_export.report import report
 
+    for name in ("model", "esc10", "folds", "peer", "out"):
+        if options.results and getattr(options, name) is not None:
+            raise UsageError(f"--{name}: goes with --us8k, not with --results")
     if options.plots:
         from model_export.diagrams import draw  # first of all: what is not installed is said before the work
-    evaluation = evaluate_folder(options.results)
-    print(report(evaluation), end="")
-    try:
+    evaluations = evaluate_folder(options.results) if options.results else _benchmark(options)
+    print(report(evaluations), end="")
+    with _writing():
         if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(dataclasses.asdict(evaluation), indent=1) + "\n", encoding="utf-8")
+            _write_json({dataset: dataclasses.asdict(one) for dataset, one in evaluations.items()}, options.json)
         if options.plots:
-            for file in draw(evaluation, options.plots):
+            for file in draw(evaluations, options.plots):
                 log.info("evaluate.drawn file=%s", file)
+
+
+def _benchmark(options: argparse.Namespace) -> "dict[str, Evaluation]":
+    """Judge a model folder as it is."""
+    from agent.model_card import load_model_folder
+    from model_export.benchmark import benchmark, trial_of
+    from model_export.evaluate import evaluate
+    from model_export.results import FILES, write_predictions
+
+    peers = []
+    if options.peer:
+        from model_export.peers import peers_of
+
+        peers = peers_of(options.peer, cache=options.out)
+    model = load_model_folder(options.model or DEFAULT_MODEL)
+    clips = clip_lists.urbansound8k(options.us8k)
+    ten_classes = clip_lists.esc10_as_published(options.esc10) if options.esc10 else []
+    clips += clip_lists.esc10(options.esc10) if options.esc10 else []
+    runs = benchmark(model, trial_of(model, clips, ten_classes, options.folds), peers)
+    if options.out:
+        with _writing():
+            options.out.mkdir(parents=True, exist_ok=True)
+            for dataset, its_runs in runs.items():
+                write_predictions(its_runs, options.out / FILES[dataset])
+    return {dataset: evaluate(its_runs) for dataset, its_runs in runs.items()}
+
+
+def _probe(options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from agent.model_card import load_model_folder
+    from model_export.probe import drawn, probe, recordings_in
+    from model_export.report import probe_report
+
+    def chosen(clips: "list[Clip]", data: str) -> "list[Clip]":
+        folds = sorted({clip.fold for clip in clips})
+        unknown = sorted(set(options.folds or []) - set(folds))
+        if unknown:
+            raise UsageError(f"--folds {unknown[0]}: not in {data}, expected of {', '.join(map(str, folds))}")
+        return [clip for clip in clips if clip.fold in (options.folds or folds)]
+
+    if options.clips < 1:
+        raise UsageError(f"--clips {options.clips}: expected 1 or more")
+    model = load_model_folder(options.model)
+    clips, recordings = [], recordings_in(options.background) if options.background else {}
+    if options.us8k:
+        clips = drawn(chosen(clip_lists.urbansound8k(options.us8k), f"--us8k {options.us8k}"), options.clips)
+    if options.esc10:
+        for clip in chosen(clip_lists.esc10_as_published(options.esc10), f"--esc10 {options.esc10}"):
+            if clip_lists.ESC10_LABELS.get(clip.label) == clip_lists.BACKGROUND:
+                recordings.setdefault(clip.label, []).append(clip.file)
+    found = probe(model, clips, recordings)
+    print(probe_report(found), end="")
+    if options.json:
+        with _writing():
+            _write_json(dataclasses.asdict(found), options.json)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """What cannot be written is a usage error that names it."""
+    try:
+        yield
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; expected a place to write to") from error
 
@@ -339,9 +587,10 @@ def _soundscapes(options: argparse.Namespace) -> None:
     from model_export.soundscapes import Street, soundscapes, write_soundscape
 
     _check_hours(options.hours, options.seed)
+    clips, strangers = _scenery(options)
     made = soundscapes(
-        _clips(options),
-        strangers=clip_lists.esc10_others(options.esc10),
+        clips,
+        strangers=strangers,
         folds=options.folds,
         hours=options.hours,
         seed=options.seed,
@@ -379,7 +628,7 @@ def _tracks(options: argparse.Namespace, model: "ModelFolder", peer: "Hears | No
         if one.card.labels != model.card.labels:
             raise UsageError(f"{one.path}: labels {', '.join(one.card.labels)}, expected those of {model.path}")
     listeners = {fold: peer or Listener(one) for fold, one in models.items()}
-    return hear_made(listeners, _clips(options), hours=options.hours, seed=options.seed)
+    return hear_made(listeners, _scenery(options)[0], hours=options.hours, seed=options.seed)
 
 
 def _score(options: argparse.Namespace) -> None:
@@ -406,7 +655,9 @@ def _score(options: argparse.Namespace) -> None:
         its_rules = {label: at_threshold(rule, best) for label, rule in its_rules.items()}
         scores.append(score(f"{peer.name} at {best:g}", heard, its_rules, its_events))
     print(score_text(scores), end="")
-    _write_json(options.json, score_figures(scores))
+    if options.json:
+        with _writing():
+            _write_json(score_figures(scores), options.json)
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -423,25 +674,26 @@ def _tune(options: argparse.Namespace) -> None:
     tuning = tune(_tracks(options, model), rules_of(model.card), events, budget=options.budget)
     text = tuning_text(tuning)
     print(text, end="")
-    _write_json(options.json, tuning_figures(tuning))
+    if options.json:
+        with _writing():
+            _write_json(tuning_figures(tuning), options.json)
     tuned = write_events(model, with_rules(events, tuning.rules), text, options.out or options.model)
     print(f"model {tuned.card.name} {tuned.card.version} sha256 {tuned.sha256} in {tuned.path}")
 
 
-def _write_json(file: Path | None, figures: object) -> None:
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json {error.filename}: {error.strerror}; expected a place to write to") from error
+def _write_json(figures: object, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _build(options: argparse.Namespace) -> None:
     work = options.out.with_name(f"{options.out.name}.networks")
     steps = argparse.Namespace(**vars(options) | {"networks": work, "model": options.out})
+    if options.results:
+        _rescaling(options.results)  # first of all: what is not there is said before the work
     _train(argparse.Namespace(**vars(options) | {"out": work}))
+    if options.results:
+        _calibrate(steps)
     _quantize(steps)
     _package(steps)
     _verify(steps)

@@ -1,43 +1,55 @@
-"""Cross-validation over the folds of UrbanSound8K: our network and its peers on the same clips, by the same rules.
+"""Cross-validation by fold: our network and its peers on the same clips, by the same rules.
 
-In: clips. Out: `predictions.csv`. For each fold the network is trained on the other folds (no recording of the fold is
-in training), quantized, and run through the agent's own front end and inference, and once more in float; peers are
-embedded, and the paper's MLP is trained on their embeddings. What the predictions are worth, `evaluate` says.
+In: clips. Out: `predictions.csv` and `esc10.csv`. For each fold the network is trained on the other folds of both data
+sets (no recording of the fold is in training), quantized, and run through the agent's own front end and inference, and
+once more in float; peers are embedded, and the paper's MLP is trained on their embeddings. On ESC-10's ten classes, our
+embedding and the peers' are frozen under the same MLP. A fold that one data set does not have is tested on the other
+alone. What the predictions are worth, `evaluate` says.
 """
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
+from agent.errors import UsageError
 from agent.inference import Classifier
+from agent.model_card import ModelFolder
 from agent.values import FloatArray, Window
-from model_export import networks, noise
-from model_export.clips import BACKGROUND, LABELS, Clip, hold_out_fold, split_by_recording
+from model_export import networks
+from model_export.calibration import Rescaling, read_rescaling
+from model_export.clips import LABELS, Clip, hold_out_fold
+from model_export.embeddings import Listener
 from model_export.features import all_windows, frames_of_clips
+from model_export.frozen import frozen_runs
 from model_export.package import write_card
-from model_export.published import RATE_HZ, PublishedNetwork, clip_targets, train_mlp
+from model_export.peers import peer_runs, system_of
+from model_export.published import PublishedNetwork
 from model_export.quantize import quantize, representative_windows
 from model_export.results import (
+    ESC10_NAME,
+    FILES,
     OURS,
     OURS_FLOAT,
     PREDICTIONS_NAME,
+    WINDOWS_NAME,
     FoldPredictions,
+    FoldWindows,
     predictions_of,
     read_predictions,
     write_predictions,
+    write_windows,
 )
 from model_export.train import TRAINING_NAME, Recipe, train
 
 log = logging.getLogger(__name__)
 
-PEER_SEEDS = (0, 1, 2)
-VALIDATION_FRACTION = 0.1
+OURS_FROZEN = f"{OURS} + MLP"
 
 
 def crossvalidate(
@@ -47,53 +59,75 @@ def crossvalidate(
     *,
     folds: Sequence[int],
     peers: Sequence[PublishedNetwork],
+    ten_classes: Sequence[Clip] = (),
     teachers: Sequence[PublishedNetwork] = (),
-    unlabelled: Sequence[Clip] = (),
     num_threads: int,
-) -> list[FoldPredictions]:
-    """Train and test on each fold.
+) -> None:
+    """Train and test on each fold; write `predictions.csv` and `esc10.csv` about these folds.
 
-    `unlabelled` are more sounds for the teachers; of them too, no fold and no recording of the test is heard.
+    `ten_classes` are all of ESC-10 under its own names.
 
     What stands in `out` from a run of the same recipe and teachers is used again: networks and finished folds. A fold
     whose networks are there but not all of its predictions is tested again, without training.
-
-    Returns:
-        what stands in `out / PREDICTIONS_NAME`: the predictions of these folds.
     """
-    runs: list[FoldPredictions] = []
-    systems = [OURS, OURS_FLOAT, *(f"{peer.name} + MLP" for peer in peers)]
+    systems = {
+        PREDICTIONS_NAME: [OURS, OURS_FLOAT, *map(system_of, peers)],
+        ESC10_NAME: [OURS_FROZEN, *map(system_of, peers)],
+    }
+    runs: dict[str, list[FoldPredictions]] = {name: [] for name in systems}
     for fold in folds:
         work = out / f"fold{fold}"
         # ESC-10's weather, water, fire and clocks in the test say whether background stays background; they are not in
         # the accuracy.
         split = hold_out_fold(clips, fold)
-        heard = {clip.recording for clip in split[1]}
-        others = [clip for clip in unlabelled if clip.fold != fold and clip.recording not in heard]
-        if not _is_done(work, recipe, teachers, systems):
-            trained = _networks(split[0], others, recipe, work, teachers=teachers, num_threads=num_threads)
-            tested = _own_results(split, trained, recipe, work, fold=fold)
-            for peer in peers:
-                tested += _peer_results(peer, split, recipe, fold=fold)
-            write_predictions(tested, work / PREDICTIONS_NAME)
-        runs += read_predictions(work / PREDICTIONS_NAME)
+        other_split = hold_out_fold(ten_classes, fold)
+        tested = [
+            name
+            for name, is_tested in (
+                (PREDICTIONS_NAME, any(clip.dataset == "us8k" for clip in split[1])),
+                (ESC10_NAME, all(other_split)),
+            )
+            if is_tested
+        ]
+        if not _is_done(work, recipe, teachers, {name: systems[name] for name in tested}):
+            trained = _networks(split[0], recipe, work, teachers=teachers, num_threads=num_threads)
+            model = _model(split[0], trained, recipe, work)
+            if PREDICTIONS_NAME in tested:
+                own = _own_results(split[1], trained, model, recipe, fold=fold)
+                write_windows(own[1], work / WINDOWS_NAME)
+                for peer in peers:
+                    own[0].extend(peer_runs(peer, split[0], {fold: split[1]}, recipe, labels=LABELS))
+                write_predictions(own[0], work / PREDICTIONS_NAME)
+            if ESC10_NAME in tested:
+                found = frozen_runs(OURS_FROZEN, _embed(model), other_split[0], {fold: other_split[1]})
+                for peer in peers:
+                    found += frozen_runs(system_of(peer), peer.embeddings_of, other_split[0], {fold: other_split[1]})
+                write_predictions(found, work / ESC10_NAME)
+        for name in tested:
+            runs[name] += read_predictions(work / name)
         log.info("crossvalidate.tested fold=%d", fold)
-    write_predictions(runs, out / PREDICTIONS_NAME)
-    return runs
+    for name in FILES.values():
+        if runs[name]:
+            write_predictions(runs[name], out / name)
+        else:
+            (out / name).unlink(missing_ok=True)  # of a run on other folds
 
 
-def _is_done(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork], systems: Sequence[str]) -> bool:
-    file = work / PREDICTIONS_NAME
+def _is_done(
+    work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork], systems: Mapping[str, Sequence[str]]
+) -> bool:
     return (
         _is_trained(work, recipe, teachers)
-        and file.is_file()
-        and {run.system for run in read_predictions(file)} == set(systems)
+        and (PREDICTIONS_NAME not in systems or (work / WINDOWS_NAME).is_file())
+        and all(
+            (work / name).is_file() and {run.system for run in read_predictions(work / name)} == set(expected)
+            for name, expected in systems.items()
+        )
     )
 
 
 def _networks(
     clips: Sequence[Clip],
-    unlabelled: Sequence[Clip],
     recipe: Recipe,
     work: Path,
     *,
@@ -103,36 +137,57 @@ def _networks(
     if _is_trained(work, recipe, teachers):
         log.info("crossvalidate.trained_before folder=%s", work.name)
         return load_networks(work)
-    return train(clips, recipe, work, teachers=teachers, unlabelled=unlabelled, num_threads=num_threads)
+    return train(clips, recipe, work, teachers=teachers, num_threads=num_threads)
+
+
+def _model(
+    train_clips: Sequence[Clip], trained: tuple[keras.Model, keras.Model], recipe: Recipe, work: Path
+) -> ModelFolder:
+    """The networks of a fold as a model folder that the agent runs."""
+    quantize(*trained, representative_windows(train_clips, seed=recipe.seed), work)
+    return write_card(work, onset_response_s=0.0, offset_response_s=0.0, trained_on=training_record(work)["folds"])
 
 
 def _own_results(
-    split: tuple[Sequence[Clip], Sequence[Clip]],
+    test_clips: Sequence[Clip],
     trained: tuple[keras.Model, keras.Model],
+    model: ModelFolder,
     recipe: Recipe,
-    work: Path,
     *,
     fold: int,
-) -> list[FoldPredictions]:
-    (train_clips, test_clips), (embedding, classifier) = split, trained
-    quantize(embedding, classifier, representative_windows(train_clips, seed=recipe.seed), work)
-    agents_own = Classifier(write_card(work, onset_response_s=0.0, offset_response_s=0.0))
+) -> tuple[list[FoldPredictions], FoldWindows]:
+    embedding, classifier = trained
+    agents_own = Classifier(model)
     windows, counts = all_windows(frames_of_clips(test_clips))
     int8 = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
     embeddings = embedding.predict(windows[..., None], batch_size=64, verbose=0)
     in_float = classifier.predict(embeddings, batch_size=512, verbose=0)
-    return [
-        predictions_of(test_clips, likelihoods, counts, system=system, fold=fold, seed=recipe.seed)
+    sums = networks.without_output(classifier).predict(embeddings, batch_size=512, verbose=0)
+    runs = [
+        predictions_of(test_clips, likelihoods, counts, labels=LABELS, system=system, fold=fold, seed=recipe.seed)
         for system, likelihoods in ((OURS, int8), (OURS_FLOAT, in_float))
     ]
+    return runs, FoldWindows(runs[1], networks.output_of(classifier), sums, np.asarray(counts))
+
+
+def _embed(model: ModelFolder) -> Callable[[Sequence[Clip]], list[FloatArray]]:
+    """The embeddings of each clip, as the agent computes them."""
+    listener = Listener(model)
+    return lambda clips: [np.stack([one.embedding for one in listener.hear(clip.file)]) for clip in clips]
 
 
 def _is_trained(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork]) -> bool:
     if not (work / TRAINING_NAME).is_file():
         return False
-    record = json.loads((work / TRAINING_NAME).read_text(encoding="utf-8"))
+    record = training_record(work)
     as_recorded = json.loads(json.dumps(asdict(recipe)))
     return bool(record["recipe"] == as_recorded and record["teachers"] == [teacher.identity for teacher in teachers])
+
+
+def training_record(work: Path) -> dict[str, Any]:
+    """What `train` wrote about itself: the recipe, the data, how it went."""
+    record: dict[str, Any] = json.loads((work / TRAINING_NAME).read_text(encoding="utf-8"))
+    return record
 
 
 def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
@@ -142,35 +197,23 @@ def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
     return embedding, classifier
 
 
-def _peer_results(
-    peer: PublishedNetwork, split: tuple[Sequence[Clip], Sequence[Clip]], recipe: Recipe, *, fold: int
-) -> list[FoldPredictions]:
-    train_clips, test_clips = split
-    noise_rows = _noise_embeddings(peer, recipe)
-    test_rows = peer.embeddings_of(test_clips)
-    counts = [len(rows) for rows in test_rows]
-    runs = []
-    for seed in PEER_SEEDS:
-        kept, held = split_by_recording(train_clips, fraction=VALIDATION_FRACTION, seed=seed)
-        x, y = _rows(peer, kept)
-        x = np.concatenate([x, noise_rows])
-        y = np.concatenate([y, np.full(len(noise_rows), LABELS.index(BACKGROUND), np.int64)])
-        classifier = train_mlp((x, y), _rows(peer, held), n_labels=len(LABELS), seed=seed)
-        likelihoods = classifier.predict(np.concatenate(test_rows), batch_size=512, verbose=0)
-        system = f"{peer.name} + MLP"
-        runs.append(predictions_of(test_clips, likelihoods, counts, system=system, fold=fold, seed=seed))
-    return runs
+def load_calibrated(work: Path) -> tuple[keras.Model, keras.Model]:
+    """The two networks with their calibration folded in, where `calibrate` wrote one: what is shipped."""
+    embedding, classifier = load_networks(work)
+    rescaling = read_rescaling(work)
+    return embedding, calibrated(classifier, rescaling) if rescaling else classifier
 
 
-def _noise_embeddings(peer: PublishedNetwork, recipe: Recipe) -> FloatArray:
-    """The peer hears the same kind and amount of synthetic background."""
-    rng = np.random.default_rng(recipe.seed)
-    n_samples = round(recipe.noise_clip_s * RATE_HZ)
-    sounds = [noise.background(n_samples, RATE_HZ, rng) for _ in range(recipe.noise_clips)]
-    return np.concatenate([peer.embeddings(sound, RATE_HZ) for sound in sounds])
+def calibrated(classifier: keras.Model, rescaling: Rescaling) -> keras.Model:
+    """A classifier with its calibration folded in.
 
-
-def _rows(peer: PublishedNetwork, clips: Sequence[Clip]) -> tuple[FloatArray, NDArray[np.int64]]:
-    rows = peer.embeddings_of(clips)
-    targets = [LABELS.index(clip.label) for clip in clips]
-    return np.concatenate(rows), clip_targets(targets, [len(row) for row in rows])
+    Raises:
+        UsageError: the calibration is of another kind of network.
+    """
+    output, n_labels = networks.output_of(classifier), classifier.output_shape[-1]
+    if (rescaling.output, len(rescaling.labels)) != (output, n_labels):
+        raise UsageError(
+            f"--results: {rescaling.output} over {len(rescaling.labels)} labels, expected what the networks have, "
+            f"{output} over {n_labels}"
+        )
+    return networks.rescaled(classifier, rescaling.scale, rescaling.bias)

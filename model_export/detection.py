@@ -5,7 +5,7 @@ scores are made of the sums, never of scores.
 
 The measures are those of sed_eval (Mesaros, Heittola, Virtanen, "Metrics for Polyphonic Sound Event Detection", Applied
 Sciences 2016): events match one to one if their onsets lie within a collar; segments are one second long. They are
-computed here because a search counts some hundred thousand times, and because of what sed_eval brings along (ADR 6). A
+computed here because a search counts some hundred thousand times, and because of what sed_eval brings along (ADR 8). A
 test holds them against it.
 """
 

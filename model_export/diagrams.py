@@ -1,10 +1,10 @@
 """The pictures of an evaluation: what each system takes for what, and how far its likelihoods can be believed.
 
-In: an `Evaluation`. Out: PNGs.
+In: the `Evaluation` of each data set. Out: PNGs.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +24,22 @@ DARK = 0.4  # a share above this is written in white
 POINTS_OF_ALL_CLIPS = 900.0  # area of a dot that stands for all clips, in square points
 
 
-def draw(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write `confusion-SYSTEM.png` for each system and `calibration.png`; the folder is made where it is missing.
+def draw(evaluations: Mapping[str, Evaluation], folder: Path) -> list[Path]:
+    """Write `DATASET-confusion-SYSTEM.png` for each system and `DATASET-calibration.png`; make the folder.
+
+    Args:
+        evaluations: by data set.
+        folder: where to.
 
     Returns:
         the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {f"confusion-{_file_name(one.system)}.png": _confusion(one, evaluation) for one in evaluation.systems}
-    figures["calibration.png"] = _calibration(evaluation.systems)
+    figures: dict[str, Figure] = {}
+    for dataset, evaluation in evaluations.items():
+        for one in evaluation.systems:
+            figures[f"{dataset}-confusion-{_file_name(one.system)}.png"] = _confusion(one, evaluation)
+        figures[f"{dataset}-calibration.png"] = _calibration(evaluation.systems)
     for name, figure in figures.items():
         figure.savefig(folder / name)
     return [folder / name for name in figures]

@@ -1,7 +1,8 @@
 """Judge what cross-validation measured: how sure the figures are, what is taken for what, and whether likelihoods hold.
 
 In: the predictions of each fold. Out: an `Evaluation`. A system that was run with several seeds counts each clip once,
-by the mean over its runs. Street sounds are all labels but `background`.
+by the mean over its runs. What is to be told are all labels but `background`: street sounds. A clip's label is the one
+with the largest likelihood; likelihoods need not sum to 1.
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from agent.errors import UsageError
-from model_export.calibration import Calibration, Floats, calibration_of
-from model_export.clips import BACKGROUND, LABELS
-from model_export.results import OURS, PREDICTIONS_NAME, FoldPredictions, read_predictions
+from model_export.calibration import Calibration, Floats, calibrated_runs, calibration_of
+from model_export.clips import BACKGROUND
+from model_export.results import FILES, PREDICTIONS_NAME, FoldPredictions, read_all_windows, read_predictions
 
 N_DRAWS = 2_000
 BOOTSTRAP_SEED = 0
-BACKGROUND_INDEX = LABELS.index(BACKGROUND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class SystemFigures:
         accuracy: on each fold's street sounds.
         mean_accuracy: mean over the folds, each counting the same; its errors as of independent folds.
         recall: for each label that was in the test.
-        street_missed: street sounds that were taken for background.
-        confusion: (n_labels, n_labels) clips, true label by predicted label, in the order of `LABELS`; mean over runs.
+        street_missed: street sounds that were taken for background; None where no label is background.
+        confusion: (n_labels, n_labels) clips, true label by predicted label; mean over runs.
         calibration: of the likelihoods.
     """
 
@@ -61,22 +61,22 @@ class SystemFigures:
     accuracy: dict[int, Rate]
     mean_accuracy: Rate
     recall: dict[str, Rate]
-    street_missed: Rate
+    street_missed: Rate | None
     confusion: list[list[float]]
     calibration: Calibration
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Our system against another on the same recordings: Wilcoxon's signed-rank test, two-sided.
+    """The first system against another on the same recordings: Wilcoxon's signed-rank test, two-sided.
 
     Attributes:
         system: the other one.
         recordings: how many recordings of street sounds both heard.
-        better: on how many of them ours has the higher accuracy.
+        better: on how many of them the first has the higher accuracy.
         worse: on how many of them it has the lower one.
         n: better and worse; the test leaves out those on which both have the same.
-        mean_difference: of a recording's accuracies, ours less the other's, each recording counting once.
+        mean_difference: of a recording's accuracies, the first's less the other's, each recording counting once.
         statistic: the smaller sum of ranks.
         p_value: how often chance alone makes the two differ as much.
     """
@@ -93,12 +93,12 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All figures.
+    """All figures about one data set.
 
     Attributes:
         labels: the order of the confusion matrices.
         systems: in the order in which they were tested, ours first.
-        tests: ours against each other system.
+        tests: the first system against each other.
     """
 
     labels: tuple[str, ...]
@@ -111,13 +111,15 @@ class Judgements:
     """What one system made of the clips of all folds, one row for each clip and run.
 
     Attributes:
+        labels: what the system tells apart.
         folds: int64 (n,).
         recordings: str (n,).
-        targets: int64 (n,), the true label's place in `LABELS`.
+        targets: int64 (n,), the true label's place in `labels`.
         likelihoods: float64 (n, n_labels).
         weights: float64 (n,), those of one clip's runs sum to 1.
     """
 
+    labels: tuple[str, ...]
     folds: NDArray[np.int64]
     recordings: NDArray[np.str_]
     targets: NDArray[np.int64]
@@ -138,7 +140,12 @@ class Judgements:
     @property
     def is_street(self) -> NDArray[np.bool_]:
         """Bool (n,), whether the true label is a street sound."""
-        return np.not_equal(self.targets, BACKGROUND_INDEX)
+        return is_told(self.labels)[self.targets]
+
+
+def is_told(labels: Sequence[str]) -> NDArray[np.bool_]:
+    """Bool (n_labels,), which of them are street sounds: all but background."""
+    return np.array([label != BACKGROUND for label in labels])
 
 
 def judgements(runs: Sequence[FoldPredictions]) -> Judgements:
@@ -146,6 +153,7 @@ def judgements(runs: Sequence[FoldPredictions]) -> Judgements:
     n_runs = {fold: sum(run.fold == fold for run in runs) for fold in {run.fold for run in runs}}
     sizes = [len(run.targets) for run in runs]
     return Judgements(
+        labels=runs[0].labels,
         folds=np.repeat([run.fold for run in runs], sizes),
         recordings=np.concatenate([run.recordings for run in runs]),
         targets=np.concatenate([run.targets for run in runs]),
@@ -155,14 +163,14 @@ def judgements(runs: Sequence[FoldPredictions]) -> Judgements:
 
 
 def evaluate(runs: Sequence[FoldPredictions]) -> Evaluation:
-    """All figures of a cross-validation.
+    """All figures about one data set.
 
     Args:
-        runs: the predictions of each fold, system and seed; on each fold, all systems on the same clips.
+        runs: the predictions of each fold, system and seed, the first system's first; on each fold, all systems on the
+            same clips.
 
     Raises:
-        UsageError: ours is not among the systems, the systems were not tested on the same clips of the same folds, or
-            a fold has no street sound.
+        UsageError: the systems were not tested on the same clips of the same folds, or a fold has no street sound.
     """
     by_system: dict[str, list[FoldPredictions]] = {}
     for run in runs:
@@ -172,40 +180,48 @@ def evaluate(runs: Sequence[FoldPredictions]) -> Evaluation:
         if sorted({run.fold for run in its_runs}) != folds:
             tested = ", ".join(str(fold) for fold in sorted({run.fold for run in its_runs}))
             raise UsageError(f"{system} was tested on fold {tested}, expected all of {', '.join(map(str, folds))}")
-    if OURS not in by_system:
-        raise UsageError(f"tested were {', '.join(by_system)}, expected {OURS} among them")
     tested_on = {run.fold: (run.clips, run.recordings) for run in runs}
     for run in runs:
         if (run.clips, run.recordings) != tested_on[run.fold]:
             raise UsageError(f"fold {run.fold}: its systems were tested on different clips, expected the same")
-        if (run.targets == BACKGROUND_INDEX).all():
+        if not is_told(run.labels)[run.targets].any():
             raise UsageError(f"fold {run.fold}: no street sound among its {len(run.targets)} clips, expected some")
     judged = {system: judgements(its_runs) for system, its_runs in by_system.items()}
+    first, *others = by_system
     return Evaluation(
-        labels=LABELS,
+        labels=runs[0].labels,
         systems=[_figures(system, judged[system]) for system in by_system],
-        tests=[paired_test(system, judged[OURS], judged[system]) for system in by_system if system != OURS],
+        tests=[paired_test(system, judged[first], judged[system]) for system in others],
     )
 
 
-def evaluate_folder(folder: Path) -> Evaluation:
-    """All figures of what `crossvalidate` wrote into a folder.
+def evaluate_folder(folder: Path) -> dict[str, Evaluation]:
+    """All figures of what `crossvalidate` wrote into a folder, by data set.
+
+    Where it kept the windows of two folds or more, our network is also judged as it is after calibration.
 
     Raises:
         UsageError: it wrote nothing there, or something that cannot be evaluated.
     """
-    return evaluate(read_predictions(folder / PREDICTIONS_NAME))
+    evaluations = {}
+    for dataset, name in FILES.items():
+        if (folder / name).is_file():
+            runs = read_predictions(folder / name)
+            evaluations[dataset] = evaluate([*runs, *calibrated_runs(read_all_windows(folder, runs))])
+    if not evaluations:
+        read_predictions(folder / PREDICTIONS_NAME)  # says what is not there
+    return evaluations
 
 
 def _figures(system: str, judged: Judgements) -> SystemFigures:
-    street, right = judged.is_street, judged.is_right
+    labels, street, right = judged.labels, judged.is_street, judged.is_right
     accuracy = {int(fold): _rate(judged, street & (judged.folds == fold), right) for fold in np.unique(judged.folds)}
     recall = {
         label: _rate(judged, judged.targets == index, right)
-        for index, label in enumerate(LABELS)
+        for index, label in enumerate(labels)
         if (judged.targets == index).any()
     }
-    confusion = np.zeros((len(LABELS), len(LABELS)))
+    confusion = np.zeros((len(labels), len(labels)))
     np.add.at(confusion, (judged.targets, judged.predicted), judged.weights)
     return SystemFigures(
         system=system,
@@ -213,9 +229,9 @@ def _figures(system: str, judged: Judgements) -> SystemFigures:
         accuracy=accuracy,
         mean_accuracy=_mean_of(list(accuracy.values())),
         recall=recall,
-        street_missed=_rate(judged, street, judged.predicted == BACKGROUND_INDEX),
+        street_missed=(_rate(judged, street, ~is_told(labels)[judged.predicted]) if BACKGROUND in labels else None),
         confusion=np.round(confusion, 4).tolist(),
-        calibration=calibration_of(judged.likelihoods, judged.targets, judged.weights),
+        calibration=calibration_of(judged.likelihoods, judged.targets, judged.weights, labels),
     )
 
 
@@ -261,7 +277,7 @@ def rate(is_so: ArrayLike, weights: ArrayLike, recordings: ArrayLike) -> Rate:
 
 
 def paired_test(system: str, ours: Judgements, other: Judgements) -> PairedTest:
-    """Ours against another system, recording by recording of street sounds."""
+    """The first against another system, recording by recording of street sounds."""
     differences = _accuracy_by_recording(ours) - _accuracy_by_recording(other)
     differences = np.round(differences, 9)  # means over runs that are equal but for their last bits
     unequal = differences[differences != 0.0]

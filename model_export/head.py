@@ -20,10 +20,11 @@ from model_export.evaluate import Rate, rate
 from model_export.metadata import Metadata
 from model_export.mlp import Mlp
 from model_export.package import AUTHOR, describe_classifier, network_card, write_model_json
-from model_export.tflite_mlp import run_mlp, write_mlp
+from model_export.tflite_mlp import input_of, run_mlp, write_mlp
 from model_export.verify import Agreement, check_int8
 
 VERSION = "1"
+CLASSIFIER_NAME = "classifier.tflite"  # where the base has none
 CURVE_SIZES = (1, 2, 5, 10, 20, 50, 100)  # recordings of each class in training
 N_DRAWS = 3  # of those recordings
 
@@ -57,20 +58,23 @@ def labels_of(clips: Sequence[Clip]) -> tuple[str, ...]:
     return tuple(sorted({clip.label for clip in clips}, key=lambda label: (label == BACKGROUND, label)))
 
 
-def train_head(clips: Sequence[Clip], embeddings: Embeddings, *, seed: int) -> Mlp:
+def train_head(
+    clips: Sequence[Clip], embeddings: Embeddings, *, seed: int, labels: tuple[str, ...] | None = None
+) -> Mlp:
     """Train on each label as often as on the others, and within it on each recording.
 
     Args:
         clips: to train on.
         embeddings: of at least these clips.
         seed: the same gives the same network.
+        labels: the order of the output; those of the clips without it.
     """
-    labels = labels_of(clips)
+    labels = labels or labels_of(clips)
     counts = [len(embeddings[clip]) for clip in clips]
     n_windows: dict[str, int] = {}  # by recording
     for clip, count in zip(clips, counts, strict=True):
         n_windows[clip.recording] = n_windows.get(clip.recording, 0) + count
-    n_recordings = {label: len(recordings_of(clips, label)) for label in labels}
+    n_recordings = {label: len(recordings_of(clips, label)) for label in labels_of(clips)}
     weights = [1.0 / (n_recordings[clip.label] * n_windows[clip.recording]) for clip in clips]
     return mlp.train(
         np.concatenate([embeddings[clip] for clip in clips]),
@@ -178,9 +182,9 @@ def write_head(
         UsageError: the folder cannot be written.
     """
     card, labels = base.card, labels_of(clips)
-    classifier = out / card.classifier.file
-    reads = card.embedding.output
+    classifier = out / (card.classifier.file if card.classifier else CLASSIFIER_NAME)
     rows = np.concatenate([embeddings[clip] for clip in clips])
+    reads = input_of(card.embedding.output, rows)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file in filter(None, (base.embedding_file, base.streaming_file)):

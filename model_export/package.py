@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from agent.errors import UsageError
@@ -25,6 +26,7 @@ from agent.model_card import (
     load_model_folder,
     sha256_of,
 )
+from model_export.calibration import Rescaling
 from model_export.clips import BACKGROUND, LABELS
 from model_export.features import FRONT_END
 from model_export.metadata import LABELS_NAME, Metadata, TensorNote, write_metadata
@@ -57,7 +59,7 @@ DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=
 CLASS_NUMBERS = {"gun_shot": EventNumbers(min_duration_s=0.1), "dog_bark": EventNumbers(min_duration_s=0.1)}
 
 EMBEDDING_NOTE = TensorNote("embedding", "The embedding of one window, without unit.")
-LIKELIHOODS_NOTE = TensorNote("likelihoods", f"For each label of {LABELS_NAME} a number from 0 to 1 (softmax).")
+LIKELIHOODS_NOTE = TensorNote("likelihoods", f"For each label of {LABELS_NAME} a number from 0 to 1.")
 
 
 def describe_networks(embedding: Path, streaming: Path, classifier: Path) -> None:
@@ -113,14 +115,23 @@ def network_card(file: Path) -> NetworkCard:
 
 
 def _tensor_card(details: dict[str, Any]) -> TensorCard:
+    shape = tuple(int(n) for n in details["shape"])
+    if details["dtype"] is np.float32:
+        return TensorCard(shape=shape, dtype="float32")
     scale, zero_point = details["quantization"]
-    return TensorCard(
-        shape=tuple(int(n) for n in details["shape"]), dtype="int8", scale=float(scale), zero_point=int(zero_point)
-    )
+    return TensorCard(shape=shape, dtype="int8", scale=float(scale), zero_point=int(zero_point))
 
 
-def write_card(folder: Path, *, onset_response_s: float, offset_response_s: float) -> ModelFolder:
+def write_card(
+    folder: Path, *, onset_response_s: float, offset_response_s: float, trained_on: dict[str, list[int]]
+) -> ModelFolder:
     """Write metadata into the TFLite files of the folder and `model.json` for them; load it as the agent does.
+
+    Args:
+        folder: with the TFLite files.
+        onset_response_s: as `response` measures it.
+        offset_response_s: the same.
+        trained_on: the folds of each data set, as `train` recorded them.
 
     Raises:
         ModelError: a file cannot be read, or is not TFLite.
@@ -148,6 +159,7 @@ def write_card(folder: Path, *, onset_response_s: float, offset_response_s: floa
             default=DEFAULT_NUMBERS,
             classes=CLASS_NUMBERS,
         ),
+        trained_on={dataset: tuple(folds) for dataset, folds in trained_on.items()},
     )
     return write_model_json(folder, card)
 
@@ -197,6 +209,12 @@ def _folds(folds: dict[str, list[int]]) -> str:
     return "; ".join(f"{dataset}: folds {', '.join(map(str, numbers))}" for dataset, numbers in folds.items())
 
 
+def _overlaps(recipe: dict[str, Any]) -> str:
+    if recipe["likelihoods"] == "softmax":
+        return "Two sounds at a time share one likelihood: the louder one wins."
+    return "Of two sounds at a time, one far below the other is not told."
+
+
 def _taught_by(teachers: list[dict[str, str]]) -> str:
     if not teachers:
         return "It learnt from the labels alone."
@@ -204,13 +222,34 @@ def _taught_by(teachers: list[dict[str, str]]) -> str:
     return f"Besides the labels it learnt to predict maps and embedding of {names}."
 
 
-def write_document(model: ModelFolder, training: dict[str, Any], figures: str) -> None:
+def _calibrated(calibration: Rescaling | None) -> str:
+    if calibration is None:
+        return "Likelihoods are not calibrated."
+    numbers = {
+        label: (scale, bias)
+        for label, scale, bias in zip(calibration.labels, calibration.scale, calibration.bias, strict=True)
+    }
+    told = ", ".join(f"{label} {scale:.2f} {bias:+.2f}" for label, (scale, bias) in numbers.items())
+    if calibration.output == "softmax":
+        told = f"{calibration.scale[0]:.2f} for all"
+    folds = ", ".join(map(str, calibration.folds))
+    return (
+        f"Likelihoods are calibrated: what the last layer sums up before its {calibration.output} is multiplied and "
+        f"shifted\n({told}), fitted on {calibration.clips} clips of the folds {folds}, each judged by a network\n"
+        "that had not heard it. They hold for such clips, with every label about as frequent; a street has another mix."
+    )
+
+
+def write_document(
+    model: ModelFolder, training: dict[str, Any], figures: str, calibration: Rescaling | None = None
+) -> None:
     """Write `MODEL_CARD.md`, for people.
 
     Args:
         model: the folder with its card.
         training: the record that `train` wrote.
         figures: the tables of the cross-validation, or what is said where it was not done.
+        calibration: what was folded into the classifier.
     """
     front_end, recipe = model.card.front_end, training["recipe"]
     teachers = "".join(f"--teacher {teacher['name']}.tflite " for teacher in training["teachers"])
@@ -229,10 +268,10 @@ The weights are under {model.card.licence}. The code is Apache-2.0. Trained on:
 
 - UrbanSound8K, CC BY-NC 3.0: J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research",
   ACM Multimedia 2014. **Non-commercial.** Its clips come from Freesound, by the users behind each recording.
-- ESC-10, CC BY 3.0: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015. Rain, sea
-  waves, crackling fire and ticking clocks are `background`, its dogs are `dog_bark`; {training["unlabelled"]} clips of
-  its other classes were heard without a label, for teachers.
-- Synthetic noise (`model_export/noise.py`) as `background`.
+- ESC-10, CC BY 3.0: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015. Its dogs
+  are `dog_bark`; all else (rain, sea waves, crackling fire, ticking clocks, helicopters, chainsaws, roosters, crying
+  babies, sneezing) is `background`.
+- Synthetic noise and speech (`model_export/noise.py`) as `background`.
 
 {training["clips"]} clips of {training["recordings"]} recordings ({_folds(training["folds"])}), and
 {recipe["noise_clips"]} clips of noise.
@@ -242,26 +281,34 @@ Log-mel: {front_end.sample_rate_hz} Hz, {front_end.n_mels} {front_end.mel_scale.
 {front_end.mel_min_hz:.0f} to {front_end.mel_max_hz:.0f} Hz, Hann taper of {front_end.taper_length_samples} samples each
 {front_end.hop_length_samples} samples, {front_end.n_frames} frames wholly inside 1 s; decibels relative to a full-scale
 sine, a fixed reference, from {front_end.level_min_db:.0f} to {front_end.level_max_db:.0f} dB. L3 audio network
-(Cramer et al., ICASSP 2019) with 32-64-128-256 filters, no padding along time, maximum over the last map; MLP 512-128
-with the standardization folded in; {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
+(Cramer et al., ICASSP 2019) with 32-64-128-240 filters, no padding along time, maximum over the last map; the filters
+of its first convolution sum to 0, so that it does not know the level. MLP 512-128 with the standardization folded in,
+{recipe["likelihoods"]}. {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
 
-Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, mixup, backgrounds,
-changes of speed, frequency styles of other clips, SpecAugment and weight averaging, then {recipe["calm_epochs"]} calm
-ones with little mixing; {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
+Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, mixtures, backgrounds,
+changes of speed, rooms, overloads, telephones, frequency styles of other clips, SpecAugment and weight averaging, then
+{recipe["calm_epochs"]} calm ones with little mixing; recordings count by the square root of their clips. It took
+{training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
 
 ## Figures
 Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.
 
 {figures}
 ## Limits
-Few recordings: many classes were heard from some dozens of places only. Two sounds at a time share one likelihood
-(softmax): the louder one wins. Likelihoods are not calibrated. {FIRST_CHOICES}
+Few recordings: many classes were heard from some dozens of places only. Speech was synthetic. {_overlaps(recipe)}
+{FIRST_CHOICES}
+{_calibrated(calibration)}
 
 ## Make it again
-`urbansound-model build --us8k DIR --esc10 DIR {teachers}--out DIR` (seed {recipe["seed"]}).
+`urbansound-model build --us8k DIR --esc10 DIR {teachers}{"--results DIR " if calibration else ""}--out DIR`
+(seed {recipe["seed"]}).
 """,
         encoding="utf-8",
     )
+
+
+def _embeddings(card: ModelCard) -> str:
+    return "dequantized int8 embeddings" if card.embedding.output.dtype == "int8" else "float32 embeddings"
 
 
 def write_head_document(model: ModelFolder, base: ModelFolder, figures: str, *, seed: int) -> None:
@@ -286,7 +333,7 @@ classifier was trained on recordings of these classes, under whatever terms they
 
 ## Network
 Front end and embedding of {below.name}; MLP 512-128 with the standardization folded in, trained in numpy on the
-dequantized int8 embeddings that the agent computes. Full int8, int8 in and out.
+{_embeddings(below)} that the agent computes. Full int8, int8 in and out.
 
 ## Figures
 {figures}

@@ -10,7 +10,7 @@ area below.
 
 Source: Bilen et al., "A framework for the robust evaluation of sound event detection", ICASSP 2020; exact over all
 thresholds as in Ebbers et al., "Threshold independent evaluation of sound event detection scores", ICASSP 2022. It is
-computed here because of what `sed_scores_eval` brings along (ADR 6). A test holds this against it.
+computed here because of what `sed_scores_eval` brings along (ADR 8). A test holds this against it.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Published networks, as teachers and as opponents: their embeddings, and the paper's MLP on them.
+"""Published networks, as teachers and as opponents: what is inside them.
 
-In: a TFLite file that takes a waveform (YAMNet: float32 (15600,) at 16 kHz) and clips. Out: embeddings, and a trained
-MLP's likelihoods. The embedding is the tensor that goes into the last fully connected layer.
+In: a TFLite file that takes a waveform (YAMNet: float32 (15600,) at 16 kHz) and clips. Out: maps and embeddings. The
+embedding is the tensor that goes into the last fully connected layer.
 """
 
 import logging
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import flatbuffers
-import keras
 import numpy as np
 import soxr
 from ai_edge_litert import schema_py_generated as schema
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 from agent.errors import ModelError
 from agent.model_card import sha256_of
 from agent.values import FloatArray
-from model_export import networks
 from model_export.clips import Clip
 from model_export.features import read_mono
 
@@ -217,47 +215,3 @@ class PublishedNetwork:
         scale, zero_point = self._details[tensor]["quantization"]
         floats: FloatArray = values.astype(np.float32)
         return (floats - np.float32(zero_point)) * np.float32(scale) if scale else floats
-
-
-def train_mlp(
-    train: tuple[FloatArray, NDArray[np.int64]],
-    validation: tuple[FloatArray, NDArray[np.int64]],
-    *,
-    n_labels: int,
-    seed: int,
-    epochs: int = 30,
-    patience: int = 6,
-) -> keras.Model:
-    """The paper's MLP 512-128 on frozen embeddings, standardized; the epoch of lowest validation loss is kept.
-
-    Args:
-        train: float32 (n, d) and int64 (n,).
-        validation: the same, of other recordings.
-        n_labels: how many labels there are.
-        seed: of the initial weights and the order.
-        epochs: at most.
-        patience: epochs without a lower validation loss before it stops.
-
-    Source: Cramer et al., ICASSP 2019, section 3 (Adam, early stopping, 1e-4 of its grid's rates and penalties), but
-    validation is split by recording: the published split by window leaks.
-    """
-    keras.utils.set_random_seed(seed)
-    classifier = networks.classifier_network(train[0].shape[1], n_labels)
-    standardization = classifier.get_layer(networks.STANDARDIZATION)
-    standardization.set_weights([train[0].mean(axis=0), train[0].var(axis=0)])
-    standardization.trainable = False
-    classifier.compile(keras.optimizers.Adam(1e-4), loss="sparse_categorical_crossentropy")
-    classifier.fit(
-        *train,
-        validation_data=validation,
-        epochs=epochs,
-        batch_size=128,
-        verbose=0,
-        callbacks=[keras.callbacks.EarlyStopping(patience=patience, restore_best_weights=True)],
-    )
-    return classifier
-
-
-def clip_targets(targets: Sequence[int], counts: Sequence[int]) -> NDArray[np.int64]:
-    """Each clip's label, once for each of its windows."""
-    return np.repeat(np.asarray(targets, np.int64), counts)

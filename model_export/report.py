@@ -1,36 +1,115 @@
 """The text of an evaluation: Markdown whose tables also line up on a terminal.
 
-In: an `Evaluation`, or the `HeadFigures` of one's own classes. Out: text.
+In: the `Evaluation` of each data set, or the `HeadFigures` of one's own classes. Out: text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from model_export.calibration import N_BINS
-from model_export.clips import BACKGROUND, LABELS
+from model_export.calibration import N_BINS, Rescaling
+from model_export.clips import BACKGROUND
 from model_export.evaluate import Evaluation, PairedTest, Rate, SystemFigures
 from model_export.head import N_DRAWS, HeadFigures
-from model_export.results import OURS
+from model_export.probe import Ground, Probe
 
 ABBREVIATION = 5  # letters of a label at the head of a column
+TITLES = {
+    "us8k": "UrbanSound8K: street sounds and background",
+    "esc10": "ESC-10: its ten classes, by an MLP on each frozen embedding",
+}
 
 
-def summary(evaluation: Evaluation) -> str:
-    """How often what is recognised, as Markdown without headings."""
-    return "\n\n".join([*_accuracy_part(evaluation.systems), *_recall_part(evaluation.systems)]) + "\n"
+def summary(evaluations: Mapping[str, Evaluation]) -> str:
+    """How often what is recognised, as Markdown without headings.
 
-
-def report(evaluation: Evaluation) -> str:
-    """All figures as Markdown."""
-    systems = evaluation.systems
-    parts = [
-        "# Cross-validation",
-        summary(evaluation).rstrip(),
-        *_background_part(systems),
-        *_test_part(evaluation.tests),
-        *_calibration_part(systems),
-        *(part for one in systems for part in _confusion_part(one)),
-    ]
+    Args:
+        evaluations: by data set.
+    """
+    parts = [part for dataset, one in evaluations.items() for part in (f"{TITLES[dataset]}.", *_rates(one))]
     return "\n\n".join(parts) + "\n"
+
+
+def report(evaluations: Mapping[str, Evaluation]) -> str:
+    """All figures as Markdown.
+
+    Args:
+        evaluations: by data set.
+    """
+    parts = [part for dataset, one in evaluations.items() for part in (f"# {TITLES[dataset]}", *_all_parts(one))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rates(evaluation: Evaluation) -> Iterator[str]:
+    yield from _accuracy_part(evaluation)
+    yield from _recall_part(evaluation.systems)
+
+
+def _all_parts(evaluation: Evaluation) -> Iterator[str]:
+    systems = evaluation.systems
+    yield from _rates(evaluation)
+    if BACKGROUND in evaluation.labels:
+        yield from _background_part(systems)
+    if evaluation.tests:
+        yield from _test_part(systems[0].system, evaluation.tests)
+    yield from _calibration_part(evaluation)
+    for one in systems:
+        yield f"## What {one.system} takes for what"
+        yield from _confusion(evaluation.labels, one.confusion)
+
+
+def rescaling_summary(rescaling: Rescaling) -> str:
+    """What calibration does to each label, as Markdown without headings."""
+    folds = ", ".join(map(str, rescaling.folds))
+    intro = f"Fitted on {rescaling.clips} clips of the folds {folds}; before its {rescaling.output}, each sum is then"
+    rows = [
+        [label, f"{scale:.3f}", f"{bias:+.3f}"]
+        for label, scale, bias in zip(rescaling.labels, rescaling.scale, rescaling.bias, strict=True)
+    ]
+    return f"{intro}\n\n{table(['label', 'multiplied by', 'shifted by'], rows)}\n"
+
+
+def probe_report(probe: Probe) -> str:
+    """What gain changes, and what noise and background are taken for, as Markdown."""
+    return "\n\n".join([f"# {probe.model}, probed", *_gain_part(probe), *_ground_part(probe.grounds)]) + "\n"
+
+
+def _gain_part(probe: Probe) -> Iterator[str]:
+    if not probe.clips:
+        return
+    heard = "of which it has heard how many is not known"
+    if probe.heard_before is not None:
+        heard = f"of which it has heard {probe.heard_before} in training"
+    yield "## Gain"
+    yield f"How many of {probe.clips} clips ({heard}) and their {probe.windows} windows get another label, in percent:"
+    yield table(
+        ["gain", "clips", "windows"],
+        [
+            [f"{one.gain_db:+.0f} dB", f"{100 * one.clips_changed:.1f}", f"{100 * one.windows_changed:.1f}"]
+            for one in probe.gains
+        ],
+    )
+
+
+def _ground_part(grounds: Sequence[Ground]) -> Iterator[str]:
+    yield "## What is none of the classes"
+    yield (
+        "Windows in percent: background has the largest likelihood; another label reaches the likelihood at which its\n"
+        "events start. Levels are relative to a full-scale sine; recordings are scaled by the gain."
+    )
+    yield table(
+        ["sound", "level", "gain", "windows", "background", "told", "otherwise"],
+        [
+            [
+                one.sound,
+                "" if one.level_db is None else f"{one.level_db:.0f} dB",
+                "" if one.gain_db is None else f"{one.gain_db:+.0f} dB",
+                str(one.windows),
+                "–" if one.as_background is None else f"{100 * one.as_background:.0f}",
+                f"{100 * one.told:.0f}",
+                one.otherwise or "",
+            ]
+            for one in grounds
+        ],
+    )
 
 
 def head_summary(figures: HeadFigures) -> str:
@@ -61,9 +140,11 @@ def _head_parts(figures: HeadFigures) -> Iterator[str]:
         )
 
 
-def _accuracy_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
+def _accuracy_part(evaluation: Evaluation) -> Iterator[str]:
+    systems = evaluation.systems
+    told = "Accuracy on street sounds" if BACKGROUND in evaluation.labels else "Accuracy"
     yield (
-        "Accuracy on street sounds, each fold: percent of the clips ± binomial standard error (standard error by\n"
+        f"{told}, each fold: percent of the clips ± binomial standard error (standard error by\n"
         "bootstrap over recordings: clips of one recording are not independent)."
     )
     clips = [_size(rate) for rate in systems[0].accuracy.values()]
@@ -95,11 +176,11 @@ def _background_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
     )
 
 
-def _test_part(tests: Sequence[PairedTest]) -> Iterator[str]:
-    yield f"## {OURS} against the others, recording by recording"
+def _test_part(first: str, tests: Sequence[PairedTest]) -> Iterator[str]:
+    yield f"## {first} against the others, recording by recording"
     yield (
-        "Accuracy on the street sounds of each recording, each recording counting once: mean difference in points\n"
-        "(above 0, ours is better), and Wilcoxon's signed-rank test, two-sided, on the n recordings where they differ."
+        f"Accuracy as above on each recording, each recording counting once: mean difference in points (above 0,\n"
+        f"{first} is better), and Wilcoxon's signed-rank test, two-sided, on the n recordings where they differ."
     )
     yield table(
         ["against", "recordings", "better", "worse", "n", "mean difference", "statistic", "p"],
@@ -119,8 +200,9 @@ def _test_part(tests: Sequence[PairedTest]) -> Iterator[str]:
     )
 
 
-def _calibration_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
-    yield "## Calibration, each clip, background among them"
+def _calibration_part(evaluation: Evaluation) -> Iterator[str]:
+    systems = evaluation.systems
+    yield "## Calibration, clip by clip"
     yield (
         "The largest likelihood of a clip against how often it is that of the true label. ECE is the expected\n"
         f"calibration error, in {N_BINS} bins."
@@ -143,13 +225,8 @@ def _calibration_part(systems: Sequence[SystemFigures]) -> Iterator[str]:
     yield "Over all clips; most have another label and a likelihood near 0, so it is smaller by nature than the above."
     yield table(
         ["label", *(one.system for one in systems)],
-        [[label, *(f"{one.calibration.label_errors[label]:.3f}" for one in systems)] for label in LABELS],
+        [[label, *(f"{one.calibration.label_errors[label]:.3f}" for one in systems)] for label in evaluation.labels],
     )
-
-
-def _confusion_part(figures: SystemFigures) -> Iterator[str]:
-    yield f"## What {figures.system} takes for what"
-    yield from _confusion(LABELS, figures.confusion)
 
 
 def _confusion(labels: Sequence[str], confusion: Sequence[Sequence[float]]) -> Iterator[str]:

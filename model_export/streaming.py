@@ -79,12 +79,14 @@ class _Rewriter:
         graph = self._graph
         (window,), (embedding,) = graph.inputs, graph.outputs
         n_frames = graph.tensors[window].shape[TIME] = chunk_frames
+        padded: set[int] = set()
         for operator in graph.operators:
             name = self._name(operator)
             first, answer = operator.inputs[0], graph.tensors[operator.outputs[0]]
             if name == "PAD":
                 operator.inputs = [self._with_past(first), *operator.inputs[1:]]
                 answer.shape[TIME] = n_frames + KEPT_COLUMNS
+                padded.add(operator.outputs[0])
             elif name == "REDUCE_MAX":
                 operator.inputs = [first, self._constant([CHANNELS - 1])]  # over the bands, not over time
                 answer.shape = [1, n_frames, graph.tensors[first].shape[CHANNELS]]
@@ -94,6 +96,8 @@ class _Rewriter:
                     raise ModelError(f"model file {self._file}: chunks of {chunk_frames} frames leave half a pool over")
                 answer.shape[TIME] = n_frames
             elif name in POINTWISE or name == "CONV_2D":
+                if name == "CONV_2D" and first not in padded:
+                    operator.inputs = [self._with_past(first), *operator.inputs[1:]]
                 answer.shape[TIME] = n_frames
             else:
                 raise ModelError(f"model file {self._file}: operator {name}, expected those of an L3 audio network")

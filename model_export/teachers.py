@@ -53,7 +53,8 @@ def our_layers() -> Iterator[OurLayer]:
     numbers = FRONT_END
     hop_s = numbers.hop_length_samples / numbers.sample_rate_hz
     taper_s = numbers.taper_length_samples / numbers.sample_rate_hz
-    column, n_columns, n_rows, step, hears = 0.0, numbers.n_frames, numbers.n_mels, 1, 1
+    column, n_columns, step, hears = 0.0, numbers.n_frames, 1, 1
+    n_rows = numbers.n_mels - 2  # the first convolution does not pad: its rows begin at the second band
     for block in range(1, len(FILTERS) + 1):
         column += 2 * step  # two convolutions, three columns wide, without padding
         hears += 4 * step
@@ -68,7 +69,7 @@ def our_layers() -> Iterator[OurLayer]:
                 name=f"relu{block}b" if is_last else f"pool{block}",
                 hears_s=(hears - 1) * hop_s,
                 times_s=taper_s / 2 + hop_s * (column + step * np.arange(n_columns, dtype=np.float64)),
-                mels=_mels((step - 1) / 2 + step * np.arange(n_rows), (numbers.mel_min_hz, numbers.mel_max_hz)),
+                mels=_mels(1 + (step - 1) / 2 + step * np.arange(n_rows), (numbers.mel_min_hz, numbers.mel_max_hz)),
             )
 
 

@@ -26,12 +26,20 @@ SOFTMAX_SCALE, SOFTMAX_ZERO_POINT = 1 / 256, -128
 MIN_UNIT_RANGE = 1e-3  # of the layer's largest weight: a unit without weights needs a scale, too
 
 
+def input_of(embedding: TensorCard, embeddings: FloatArray) -> TensorCard:
+    """What a network reads after this output: the same int8 steps; after float32, steps that span these embeddings."""
+    if embedding.dtype == "int8":
+        return embedding
+    scale, zero_point = _affine(embeddings)
+    return TensorCard(shape=embedding.shape, dtype="int8", scale=scale, zero_point=zero_point)
+
+
 def write_mlp(mlp: Mlp, reads: TensorCard, embeddings: FloatArray, file: Path) -> None:
     """Quantize a network and write it.
 
     Args:
         mlp: embedding to likelihoods.
-        reads: the output of the embedding network.
+        reads: its input (`input_of`).
         embeddings: float32 (n, d), which fix the ranges of the activations.
         file: the TFLite file to write.
     """

@@ -1,6 +1,6 @@
 """Train the L3 audio network and its MLP together, from scratch, on labelled clips; published networks may teach.
 
-In: labelled clips; teachers, and sounds that they need no label for. Out: a folder with `embedding.keras`,
+In: labelled clips; teachers. Out: a folder with `embedding.keras`,
 `classifier.keras` and `training.json` (the recipe and how it went). The number of epochs is fixed in advance; nothing
 is chosen by looking at a validation set.
 """
@@ -22,7 +22,7 @@ import tensorflow as tf
 from agent.errors import UsageError
 from agent.values import FloatArray
 from model_export import networks, noise
-from model_export.augment import UNLABELLED, Augmentation, TrainingClips, WindowDrawer
+from model_export.augment import Augmentation, TrainingClips, WindowDrawer
 from model_export.clips import BACKGROUND, LABELS, Clip
 from model_export.features import FRONT_END, sound_of
 from model_export.published import PublishedNetwork
@@ -31,7 +31,16 @@ from model_export.teachers import Teachers
 log = logging.getLogger(__name__)
 
 TRAINING_NAME = "training.json"
-CALM = Augmentation(mixup_probability=0.15, background_probability=0.3, style_probability=0.0, masks=1)
+CALM = Augmentation(
+    same_label_probability=0.0,
+    mixup_probability=0.15,
+    background_probability=0.3,
+    style_probability=0.0,
+    room_probability=0.0,
+    overload_probability=0.0,
+    telephone_probability=0.0,
+    masks=1,
+)
 SETTLING_BATCHES = 80  # of windows, for the units of the lessons
 
 
@@ -39,15 +48,16 @@ SETTLING_BATCHES = 80  # of windows, for the units of the lessons
 class Recipe:
     """How the network is trained. AdamW under a one-cycle schedule; the weights are averaged over the steps.
 
-    Two phases: with all that `Augmentation` does, then a short calm one with little mixing, at a lower rate. With
+    Two phases: with all that `Augmentation` does, then a short calm one with little mixing, at a lower rate. The labels
+    cost their cross-entropy: that of a `softmax`, or `sigmoid_weight` times that of each label on its own. With
     teachers, layers that are thrown away afterwards predict what is inside them, from what is inside ours; beside the
-    cross-entropy of the labels counts the mean squared error of their maps, `map_weights` times (one weight for each of
-    our layers that is taught), and of their embedding, `embedding_weight` times.
+    labels counts the mean squared error of their maps, `map_weights` times (one weight for each of our layers that is
+    taught), and of their embedding, `embedding_weight` times.
 
     Source: one cycle, Smith and Topin 2019; AdamW, Loshchilov and Hutter, ICLR 2019.
     """
 
-    epochs: int = 36
+    epochs: int = 48
     calm_epochs: int = 6
     batch_size: int = 16
     learning_rate: float = 1.5e-3
@@ -59,6 +69,8 @@ class Recipe:
     noise_clip_s: float = 4.0
     map_weights: tuple[float, float, float] = (0.2, 0.7, 0.7)
     embedding_weight: float = 3.0
+    likelihoods: networks.Likelihoods = "sigmoid"
+    sigmoid_weight: float = 0.6
     seed: int = 1
 
 
@@ -77,28 +89,38 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
 
 
 def cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
-    """The cross-entropy of each row; a row without label costs nothing and teaches nothing.
-
-    Keras' own is computed together with the softmax, and its gradient holds only where labels sum to 1: a row of zeros
-    pushed all logits down, without end.
+    """The cross-entropy of each row.
 
     Args:
-        label: float32 (batch, n_labels), rows sum to 1, or are all 0.
+        label: float32 (batch, n_labels), rows sum to 1.
         likelihood: float32 (batch, n_labels), rows sum to 1.
     """
     return -tf.reduce_sum(label * tf.math.log(tf.maximum(likelihood, 1e-7)), axis=-1)
 
 
-def training_clips(clips: Sequence[Clip], unlabelled: Sequence[Clip], recipe: Recipe) -> TrainingClips:
-    """Labelled clips, synthetic background noise, and sounds without label, in this order."""
+def sigmoid_cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
+    """The cross-entropy of each label on its own, summed over the labels.
+
+    Args:
+        label: float32 (batch, n_labels), in [0, 1].
+        likelihood: float32 (batch, n_labels), in [0, 1].
+    """
+    likely = tf.clip_by_value(likelihood, 1e-6, 1.0 - 1e-6)
+    costs = label * tf.math.log(likely) + (1.0 - label) * tf.math.log(1.0 - likely)
+    return -tf.reduce_sum(costs, axis=-1)
+
+
+def training_clips(clips: Sequence[Clip], recipe: Recipe) -> TrainingClips:
+    """Labelled clips and synthetic background noise, in this order."""
     rate_hz, background = FRONT_END.sample_rate_hz, LABELS.index(BACKGROUND)
     rng = np.random.default_rng(recipe.seed)
     n_samples = round(recipe.noise_clip_s * rate_hz)
     noises = [noise.background(n_samples, rate_hz, rng) for _ in range(recipe.noise_clips)]
     targets = [LABELS.index(clip.label) for clip in clips]
-    targets += [background] * len(noises) + [UNLABELLED] * len(unlabelled)
-    sounds = [*map(sound_of, clips), *noises, *map(sound_of, unlabelled)]
-    return TrainingClips(sounds, np.asarray(targets, np.int64), len(LABELS), background)
+    targets += [background] * len(noises)
+    recordings = [*(clip.recording for clip in clips), *(f"noise {number}" for number in range(len(noises)))]
+    sounds = [*map(sound_of, clips), *noises]
+    return TrainingClips(sounds, np.asarray(targets, np.int64), recordings, len(LABELS), background)
 
 
 def train(
@@ -107,7 +129,6 @@ def train(
     out: Path,
     *,
     teachers: Sequence[PublishedNetwork] = (),
-    unlabelled: Sequence[Clip] = (),
     num_threads: int = 0,
 ) -> tuple[keras.Model, keras.Model]:
     """Train on all the clips given.
@@ -117,7 +138,6 @@ def train(
         recipe: how.
         out: folder for the networks and the record of the run.
         teachers: published networks to learn from besides the labels.
-        unlabelled: more sounds for the teachers; without teachers they are not heard.
         num_threads: for TensorFlow; 0 for all cores.
 
     Returns:
@@ -127,20 +147,22 @@ def train(
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(recipe.seed)
-    data = training_clips(clips, unlabelled if teachers else (), recipe)
+    data = training_clips(clips, recipe)
     if len(data.sounds) < recipe.batch_size:
         raise UsageError(f"{len(data.sounds)} clips and noises to train on, expected at least {recipe.batch_size}")
     embedding = networks.embedding_network(FRONT_END)
-    classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS))
+    classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS), likelihoods=recipe.likelihoods)
     school = Teachers(teachers, map_weights=recipe.map_weights, embedding_weight=recipe.embedding_weight)
     network = networks.taught(embedding, classifier, [(lesson.layer, lesson.n_values) for lesson in school.lessons])
     started = time.monotonic()
     if teachers:
-        heard = WindowDrawer(data, Augmentation(), recipe.seed + 2).epoch(recipe.batch_size)
+        heard = WindowDrawer(data, Augmentation(), recipe.seed + 2, likelihoods=recipe.likelihoods).epoch(
+            recipe.batch_size
+        )
         school.settle(np.concatenate([batch.sound for batch in itertools.islice(heard, SETTLING_BATCHES)]))
-    lively = WindowDrawer(data, Augmentation(), recipe.seed)
+    lively = WindowDrawer(data, Augmentation(), recipe.seed, likelihoods=recipe.likelihoods)
     losses = _fit(network, school, lively, recipe, (recipe.epochs, recipe.learning_rate))
-    calm = WindowDrawer(data, CALM, recipe.seed + 1)
+    calm = WindowDrawer(data, CALM, recipe.seed + 1, likelihoods=recipe.likelihoods)
     losses += _fit(network, school, calm, recipe, (recipe.calm_epochs, recipe.calm_learning_rate))
     out.mkdir(parents=True, exist_ok=True)
     embedding.save(out / f"{networks.EMBEDDING}.keras")
@@ -149,7 +171,6 @@ def train(
         "recipe": dataclasses.asdict(recipe),
         "augmentation": [dataclasses.asdict(Augmentation()), dataclasses.asdict(CALM)],
         "clips": len(clips),
-        "unlabelled": len(unlabelled) if teachers else 0,
         "recordings": len({clip.recording for clip in clips}),
         "folds": {
             dataset: sorted({clip.fold for clip in clips if clip.dataset == dataset})
@@ -189,10 +210,11 @@ def _fit(
         global_clipnorm=5.0,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    has_sigmoid = recipe.likelihoods == "sigmoid"
     network.compile(
         optimizer,
-        loss=[cross_entropy, *("mean_squared_error" for _ in school.lessons)],
-        loss_weights=[1.0, *(lesson.weight for lesson in school.lessons)],
+        loss=[sigmoid_cross_entropy if has_sigmoid else cross_entropy, *("mean_squared_error" for _ in school.lessons)],
+        loss_weights=[recipe.sigmoid_weight if has_sigmoid else 1.0, *(lesson.weight for lesson in school.lessons)],
     )
     losses: list[float] = []
     for epoch in range(epochs):
@@ -203,6 +225,9 @@ def _fit(
         losses.append(float(np.mean(steps)))
         log.info("train.epoch epoch=%d of=%d loss=%.4f", epoch + 1, epochs, losses[-1])
     optimizer.finalize_variable_values(network.trainable_variables)
+    for layer in network._flatten_layers():
+        if getattr(layer, "kernel_constraint", None):  # the average still holds what was before the first step
+            layer.kernel.assign(layer.kernel_constraint(layer.kernel))
     settle_statistics(network, drawer, batch_size=min(64, drawer.n_clips))
     return losses
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MIN_SAME_LABEL = 0.95  # int8 against float, where float is decided
 DECIDED = 0.3  # by how much one label leads; where two are nearer to each other, either may win
 MAX_MEAN_DIFFERENCE = 0.03  # of the likelihoods
-MAX_STEP = 1.5 / 256  # agent against plain TFLite: one step of the int8 softmax
+MAX_STEP = 1.5 / 256  # agent against plain TFLite: one step of the int8 likelihoods
 
 
 @dataclass(frozen=True, slots=True)

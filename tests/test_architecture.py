@@ -34,10 +34,11 @@ MAY_IMPORT = {
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
     "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
-    "replay": {"app", "errors", "pipeline", "values", "wavfile"},
+    "workers": {"app", "config", "errors", "frontend", "mono", "pipeline", "values", "wavfile"},
+    "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
     "sensor": {"app", "capture", "clock", "config", "errors", "health", "pipeline", "ring", "values"},
     "cli": {"app", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
-    | {"progress", "replay", "sensor", "values", "wavfile"},
+    | {"progress", "replay", "sensor", "values", "wavfile", "workers"},
 }
 
 OWNERS = {

@@ -289,7 +289,19 @@ def no_network(folder: Path) -> str:
     return f"model file {file}: LiteRT cannot load it"
 
 
-@pytest.mark.parametrize("spoil", [changed_byte, missing_file, missing_card, float_network, yamnet, no_network])
+def no_classifier(folder: Path) -> str:
+    card = json.loads((folder / "model.json").read_text())
+    del card["classifier"], card["groups"], card["events"]["classes"]
+    (folder / "model.json").write_text(json.dumps(card | {"labels": [], "background_label": None}))
+    return (
+        f"model folder {folder}: l3-edge-us8k is an embedding without a classifier, expected both; "
+        f"`urbansound-model head --base {folder}` teaches it classes"
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil", [changed_byte, missing_file, missing_card, float_network, yamnet, no_network, no_classifier]
+)
 @pytest.mark.parametrize("command", ["check", "run", "classify"])
 def test_a_spoilt_model_is_not_used(call: Caller, tmp_path: Path, spoil: Callable[[Path], str], command: str) -> None:
     """A model that is not what its card says is never run: the file, what it is and what it should be, with 78."""

@@ -109,6 +109,11 @@ def test_help_lists_the_commands(call: Caller) -> None:
             "no time zone, expected for example 2026-01-01T12:00:00Z",
         ),
         (("replay", "--realtime", "--speed", "2", "a.wav"), "not allowed with argument"),
+        (("replay", "--jobs", "0", "a.wav"), "0: expected a number from 1 to 1000"),
+        (
+            ("replay", "--jobs", "2", "--speed", "8", "a.wav"),
+            "--jobs 2: is for as fast as it goes, expected no --speed",
+        ),
         (("replay", "-"), "- reads raw PCM: --rate is missing, expected samples per second"),
         (("watch", "--port", "99999"), "99999: expected a number from 1 to 65535"),
         (("watch", "--count", "0"), "0: expected a number from 1 to"),
@@ -156,6 +161,23 @@ def test_replay_says_the_same_twice(urbansound: CommandFactory, corner: Sound) -
     assert (first.wait(), second.wait()) == (0, 0)
     assert first.lines == second.lines
     assert len(first.lines) == 2
+
+
+@pytest.mark.parametrize("command", ["replay", "classify"])
+def test_several_processes_say_the_same(
+    urbansound: CommandFactory, noise_file: Path, corner: Sound, tmp_path: Path, command: str
+) -> None:
+    """With more processes the output is equal byte by byte, what cannot be read included, and in the same order."""
+    (tmp_path / "none.wav").write_bytes(b"no recording")
+    files = [corner.file, noise_file, tmp_path / "none.wav", tmp_path / "again.wav"]
+    files[-1].symlink_to(corner.file)
+
+    one, two = (urbansound(command, "--jobs", jobs, *files) for jobs in ("1", "2"))
+
+    assert (one.wait(), two.wait()) == (3, 3)
+    assert one.lines == two.lines
+    assert one.stderr == two.stderr != ""
+    assert len(one.lines) >= 3
 
 
 def test_the_formats_say_the_same(call: Caller, corner: Sound, tmp_path: Path) -> None:

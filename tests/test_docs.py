@@ -165,7 +165,7 @@ def test_command_lines_can_be_typed_as_they_stand(file: str, line: str) -> None:
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
 def test_commands_named_in_the_text_exist(file: Path) -> None:
     """No document sends a reader to a command that is not there."""
-    for program, command in re.findall(r"`(urbansound(?:-model)?) ([a-z]+)", text_of(file)):
+    for program, command in re.findall(r"`(urbansound(?:-model)?) ([a-z][a-z0-9-]*)", text_of(file)):
         assert command in commands_of(PARSERS[program])
 
 

@@ -21,6 +21,7 @@ def children_of(kind: type[AgentError]) -> list[type[AgentError]]:
         (errors.DeviceAwayError, os.EX_UNAVAILABLE),
         (errors.DeviceHungError, os.EX_IOERR),
         (errors.BrokerError, os.EX_UNAVAILABLE),
+        (errors.DownloadError, os.EX_UNAVAILABLE),
         (errors.RecordingError, os.EX_IOERR),
         (errors.OutputError, os.EX_IOERR),
         (errors.SpoolError, os.EX_IOERR),

@@ -1,6 +1,7 @@
 """Promises of `agent.frontend`: log-mel by the book, the same however the sound card slices the sound."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.errors import ConfigError
-from agent.frontend import FrontEnd, LogMel
+from agent.frontend import JOIN_PERIOD_MIN_S, FrontEnd, LogMel, join_period_s, mel_filters
 from agent.model_card import FrontEndNumbers
 from agent.values import AudioBlock, FloatArray, Window
 
@@ -150,6 +151,22 @@ def test_windows_do_not_depend_on_the_block_size(rate_hz: int, block_samples: in
     assert [window.first_sample for window in actual] == [window.first_sample for window in expected]
 
 
+@pytest.mark.parametrize("block_samples", [160, 4801])
+def test_windows_do_not_depend_on_the_block_size_with_odd_numbers(block_samples: int) -> None:
+    """The same holds where no whole number of frames makes a tenth of a second."""
+    numbers = NUMBERS.model_copy(
+        update={"sample_rate_hz": 48_000, "window_length_samples": 48_000, "hop_length_samples": 242, "n_mels": 256}
+        | {"taper_length_samples": 2048, "fft_length": 2048}
+    )
+    samples = noise(44_100, 3.3)
+    expected, actual = (
+        windows_of(FrontEnd(numbers, capture_rate_hz=44_100, window_hop_s=20 * 242 / 48_000), samples, size)
+        for size in (len(samples), block_samples)
+    )
+
+    assert [window.log_mel.tobytes() for window in actual] == [window.log_mel.tobytes() for window in expected]
+
+
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 @pytest.mark.parametrize("window_hop_s", [0.1, 0.2, 0.5])
 def test_windows_are_dated_in_capture_samples(rate_hz: int, window_hop_s: float) -> None:
@@ -231,6 +248,52 @@ def test_no_window_reaches_beyond_the_sound(rate_hz: int, length_s: float) -> No
     assert windows[-1].n_samples == pytest.approx(rate_hz, abs=0.003 * rate_hz)
 
 
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("window_hop_s", [0.1, 0.0125])
+def test_a_stream_that_is_joined_is_the_same(rate_hz: int, window_hop_s: float) -> None:
+    """Who begins to listen a whole period late has the same windows from the next second on, to the last bit."""
+    period_s = join_period_s(NUMBERS, window_hop_s=window_hop_s)
+    begin = period_s * rate_hz
+    samples = noise(rate_hz, period_s + 3.37)
+
+    whole = [w for w in windows_of(front_end_of(rate_hz, window_hop_s), samples) if w.first_sample >= begin + rate_hz]
+    front_end = front_end_of(rate_hz, window_hop_s)
+    joined = [w for block in blocks_of(samples[begin:], 999, begin) for w in front_end.push(block)]
+    joined = [w for w in (*joined, *front_end.flush()) if w.first_sample >= begin + rate_hz]
+
+    assert len(joined) == math.floor(1.37 / window_hop_s + 1e-9) + 1
+    assert [(w.first_sample, w.n_samples, w.log_mel.tobytes()) for w in joined] == [
+        (w.first_sample, w.n_samples, w.log_mel.tobytes()) for w in whole
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sample_rate_hz", "hop_length_samples", "window_hop_s", "period_s"),
+    [(16_000, 200, 0.1, 120), (16_000, 200, 0.3, 120), (48_000, 242, 242 / 48_000, 22_990), (22_050, 441, 0.1, 120)],
+)
+def test_a_stream_is_joined_where_frames_and_windows_begin(
+    sample_rate_hz: int, hop_length_samples: int, window_hop_s: float, period_s: int
+) -> None:
+    """A period is a whole number of tens of seconds, of steps of frames, and of window hops; two minutes or more."""
+    numbers = NUMBERS.model_copy(update={"sample_rate_hz": sample_rate_hz, "hop_length_samples": hop_length_samples})
+
+    assert join_period_s(numbers, window_hop_s=window_hop_s) == period_s
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 44_100, 96_000])
+def test_a_resampler_that_begins_anew_leaves_no_seam(rate_hz: int) -> None:
+    """Each second a resampler begins anew somewhere in an hour; no sample is lost, doubled or moved by it."""
+    period_s = JOIN_PERIOD_MIN_S
+    samples = sine(440.0, rate_hz, period_s + 3.0, 0.5)
+
+    windows = windows_of(front_end_of(rate_hz), samples)
+
+    level_db = windows[20].log_mel
+    assert len(windows) == 10 * (period_s + 2) + 1
+    for window in windows[10 * period_s - 20 : 10 * period_s + 10]:
+        assert np.abs(window.log_mel - level_db)[level_db > -60.0].max() < 0.01
+
+
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100])
 def test_an_empty_stream_gives_nothing(rate_hz: int) -> None:
     """A stream without a sample has no window."""
@@ -286,3 +349,99 @@ def test_a_hop_longer_than_the_window_is_refused() -> None:
         ConfigError, match=r"inference\.window_hop_s = 1\.5: expected at most the model's window, 1\.0 s"
     ):
         front_end_of(16_000, 1.5)
+
+
+# Frames that are their window's own
+
+
+def own_numbers(padding: str = "same") -> FrontEndNumbers:
+    """Numbers such as those of OpenL3, at a rate and a size that take no time."""
+    changes = {
+        "padding": padding,
+        "hop_length_samples": 242,  # not a part of any window hop
+        "level_reference": "window_maximum",
+        "level_unit": "half_db",
+        "level_min_db": -80.0,
+    }
+    return FrontEndNumbers.model_validate(NUMBERS.model_dump() | changes)
+
+
+def own_front_end(rate_hz: int, window_hop_s: float = 0.1, padding: str = "same") -> FrontEnd:
+    return FrontEnd(own_numbers(padding), capture_rate_hz=rate_hz, window_hop_s=window_hop_s)
+
+
+@pytest.mark.parametrize("padding", ["none", "end", "same", "centre"])
+def test_a_windows_own_frames_are_those_of_its_samples(padding: str) -> None:
+    """Each window of a stream is what its second alone gives, its padding and its maximum included."""
+    samples = noise(16_000, 1.75) * np.geomspace(1e-2, 1.0, 28_000).astype(np.float32)
+
+    windows = windows_of(own_front_end(16_000, 0.25, padding), samples, 1000)
+
+    assert [window.first_sample for window in windows] == [0, 4_000, 8_000, 12_000]
+    for window in windows:
+        alone = LogMel(own_numbers(padding)).window(samples[window.first_sample : window.first_sample + 16_000])
+        assert window.log_mel.tobytes() == alone.tobytes()
+        assert window.log_mel.max() == 0.0
+        assert window.n_new_frames is None
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100, 48_000])
+@pytest.mark.parametrize("block_samples", [17, 160, 4801])
+def test_own_frames_do_not_depend_on_the_block_size(rate_hz: int, block_samples: int) -> None:
+    """The same sound gives the same windows, to the last bit, however it is sliced; dated at the rate of capture."""
+    samples = noise(rate_hz, 1.63)
+    expected = windows_of(own_front_end(rate_hz), samples)
+
+    actual = windows_of(own_front_end(rate_hz), samples, block_samples)
+
+    assert len(expected) == 7
+    assert [window.log_mel.tobytes() for window in actual] == [window.log_mel.tobytes() for window in expected]
+    assert [window.first_sample for window in actual] == [index * rate_hz // 10 for index in range(7)]
+    assert {window.n_samples for window in actual} == {rate_hz}
+
+
+@pytest.mark.parametrize("length_s", [0.05, 0.999])
+def test_a_short_recording_has_own_frames_too(length_s: float) -> None:
+    """It is padded with silence to one window, which says how much of it was sound."""
+    samples = noise(16_000, length_s)
+
+    (window,) = windows_of(own_front_end(16_000), samples, block_samples=100)
+
+    padded = np.pad(samples, (0, 16_000 - len(samples)))
+    assert window.n_samples == len(samples)
+    assert window.log_mel.tobytes() == LogMel(own_numbers()).window(padded).tobytes()
+
+
+def test_after_a_gap_nothing_of_the_past_is_in_own_frames() -> None:
+    """A reset begins anew."""
+    used, samples = own_front_end(16_000), noise(16_000, 1.2)
+    list(used.push(AudioBlock(sine(440.0, 16_000, 0.777), 0)))
+    used.reset()
+
+    after = windows_of(used, samples)
+
+    fresh = windows_of(own_front_end(16_000), samples)
+    assert [window.log_mel.tobytes() for window in after] == [window.log_mel.tobytes() for window in fresh]
+
+
+def test_own_frames_take_any_hop_of_whole_samples() -> None:
+    """No frame is shared, so a hop need not be a number of frames; but it is one of samples."""
+    own_front_end(16_000, 0.1)
+
+    with pytest.raises(ConfigError, match=r"= 1e-05: expected a multiple of the model's sample, 6\.25e-05 s"):
+        own_front_end(16_000, 0.00001)
+
+
+@pytest.mark.parametrize("mel_norm", ["peak", "area"])
+def test_magnitudes_and_half_decibels(mel_norm: str) -> None:
+    """Twice the unit is the decibel, and bands over magnitude are what the words say."""
+    numbers = NUMBERS.model_copy(update={"spectrum": "magnitude", "mel_norm": mel_norm, "level_max_db": 100.0})
+    halved = numbers.model_copy(update={"level_unit": "half_db", "level_min_db": -55.0})
+    samples = noise(16_000, 1.0)
+    taper = np.hanning(961)[:960]
+    slices = np.stack([samples[start : start + 960] for start in range(0, 16_000 - 959, 200)]).astype(np.float64)
+    magnitudes = np.abs(np.fft.rfft(slices * taper * 2 / taper.sum(), 1024))
+    expected = 20.0 * np.log10(magnitudes @ mel_filters(numbers))
+
+    np.testing.assert_allclose(LogMel(numbers).frames(samples), expected, atol=0.01)
+    np.testing.assert_allclose(LogMel(halved).frames(samples), expected / 2, atol=0.01)

@@ -21,7 +21,7 @@ from ai_edge_litert.interpreter import Interpreter
 from agent import model_card
 from agent.errors import ModelError
 from agent.frontend import FrontEnd
-from agent.inference import LITERT_GREETING, Classifier, dequantize, quantize
+from agent.inference import LITERT_GREETING, Classifier, Embedder, _same_steps, dequantize, quantize
 from agent.model_card import ModelFolder, TensorCard, load_model_folder
 from agent.values import AudioBlock, FloatArray, Window
 from tests.conftest import REPOSITORY
@@ -125,7 +125,7 @@ def test_the_agent_says_what_the_files_say(model: ModelFolder, windows: list[Win
         interpreter.invoke()
         return np.asarray(interpreter.get_tensor(out["index"]))
 
-    first, second = model.card.embedding, model.card.classifier
+    first, second = model.card.embedding, model.require_classifier()
     classifier = Classifier(model)
     for window in windows:
         steps = np.clip(np.rint(window.log_mel / np.float32(first.input.scale)) + first.input.zero_point, -128, 127)
@@ -214,6 +214,32 @@ def test_streaming_gives_the_same_to_the_last_bit(model: ModelFolder, chunks_per
     assert len({embedding.tobytes() for embedding in embeddings}) == len(windows)
     for window, embedding in zip(windows, embeddings, strict=True):
         assert streaming.predict(window).embedding.tobytes() == embedding.tobytes()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("at_once", [2, 7, 20, 23, 1000])
+def test_windows_may_come_many_at_once(model: ModelFolder, streaming: bool, at_once: int) -> None:
+    """However many are judged in one call, over a gap too: each prediction is the same to the last bit."""
+    windows = stream_of(model, chunks_per_hop=1, seed=3)
+    one_by_one, classifier = (Classifier(model, streaming=streaming) for _ in range(2))
+
+    predictions = [
+        prediction
+        for start in range(0, len(windows), at_once)
+        for prediction in classifier.predict_all(windows[start : start + at_once])
+    ]
+
+    assert len(windows) > 2 * 20
+    for window, prediction in zip(windows, predictions, strict=True):
+        alone = one_by_one.predict(window)
+        assert prediction.likelihoods.tobytes() == alone.likelihoods.tobytes()
+        assert prediction.embedding.tobytes() == alone.embedding.tobytes()
+        assert (prediction.first_sample, prediction.n_samples) == (window.first_sample, window.n_samples)
+
+
+def test_no_windows_no_predictions(model: ModelFolder) -> None:
+    """A block that completes no window is not an error."""
+    assert Classifier(model, streaming=True).predict_all([]) == []
 
 
 def test_a_stream_that_begins_anew_knows_nothing_of_the_past(model: ModelFolder) -> None:
@@ -330,10 +356,68 @@ def test_a_shape_that_is_not_the_cards_is_found(folder: Path) -> None:
 
 def test_a_float_network_under_an_int8_card_is_found(folder: Path) -> None:
     """A network that was not quantized stops the agent, although its shapes are right."""
-    d = load_model_folder(folder).card.classifier.input.shape[1]
+    d = load_model_folder(folder).require_classifier().input.shape[1]
     model = put(folder, "classifier", network_of([(1, d), (1, d)], is_float=True))
 
     assert problem_with(model) == f"model file {model.classifier_file}: input dtype is float32, the card says int8"
+
+
+def float_model(folder: Path, *, axes: str) -> ModelFolder:
+    """The folder with a float32 network that gives each value of its window squeezed into 0 to 1; no classifier."""
+    n_frames, n_mels = 76, 64
+    shape = (1, n_frames, n_mels, 1) if axes == "time_frequency" else (1, n_mels, n_frames, 1)
+    content = network_of([shape, shape], is_float=True)
+    (folder / "embedding.tflite").write_bytes(content)
+
+    def change(card: dict[str, Any]) -> None:
+        for key in ("classifier", "streaming", "groups"):
+            del card[key]
+        card.update(labels=[], background_label=None)
+        card["events"]["classes"] = {}
+        card["front_end"]["axes"] = axes
+        tensor = {"shape": shape, "dtype": "float32"}
+        digest = hashlib.sha256(content).hexdigest()
+        card["embedding"] = {"file": "embedding.tflite", "sha256": digest, "input": tensor, "output": tensor}
+
+    return edit_card(folder, change)
+
+
+@pytest.mark.parametrize("axes", ["time_frequency", "frequency_time"])
+def test_a_float_network_takes_a_window_as_it_is(folder: Path, windows: list[Window], axes: str) -> None:
+    """Nothing is rounded; the axes are those of the card."""
+    embedding = Embedder(float_model(folder, axes=axes)).embed(windows[0])
+
+    log_mel = windows[0].log_mel if axes == "time_frequency" else windows[0].log_mel.T
+    assert embedding.dtype == np.float32
+    np.testing.assert_allclose(embedding, 1.0 / (1.0 + np.exp(-log_mel.astype(np.float64).ravel())), rtol=1e-5)
+
+
+def test_an_embedding_alone_classifies_nothing(folder: Path) -> None:
+    """The message says how to get classes."""
+    assert "is an embedding without a classifier" in problem_with(float_model(folder, axes="time_frequency"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_embedding_alone_is_the_classifiers(model: ModelFolder, streaming: bool) -> None:
+    """Who needs no likelihoods gets the same embedding, to the last bit."""
+    windows = stream_of(model, chunks_per_hop=1, seed=3)
+    classifier, embedder = Classifier(model, streaming=streaming), Embedder(model, streaming=streaming)
+
+    for window in windows:
+        assert embedder.embed(window).tobytes() == classifier.predict(window).embedding.tobytes()
+
+
+def test_an_int8_classifier_may_follow_a_float_embedding(model: ModelFolder) -> None:
+    """Steps go from one network to the other only where both are int8."""
+    tensor = model.card.embedding.output
+    floating = TensorCard(shape=tensor.shape, dtype="float32")
+
+    values = np.array([0.1, -3.0], np.float32)
+
+    np.testing.assert_array_equal(quantize(values, floating), values)
+    np.testing.assert_array_equal(dequantize(values, floating), values)
+    assert not _same_steps(floating, TensorCard(shape=tensor.shape, dtype="int8", scale=1.0, zero_point=0))
+    assert _same_steps(tensor, tensor)
 
 
 def test_another_network_is_found(folder: Path) -> None:

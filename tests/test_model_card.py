@@ -10,9 +10,31 @@ import pytest
 
 from agent import model_card
 from agent.errors import ConfigError, ModelError
-from agent.model_card import EventCard, EventNumbers, ModelCard, event_rules, load_model_folder, sha256_of
+from agent.model_card import (
+    EventCard,
+    EventNumbers,
+    FrontEndNumbers,
+    ModelCard,
+    event_rules,
+    load_model_folder,
+    sha256_of,
+)
 
 LABELS = ("dog_bark", "siren")
+OF_48_KHZ = {
+    "sample_rate_hz": 48_000,
+    "window_length_samples": 48_000,
+    "hop_length_samples": 242,
+    "taper_length_samples": 2048,
+    "fft_length": 2048,
+    "n_mels": 128,
+    "mel_min_hz": 0.0,
+    "mel_max_hz": 24_000.0,
+    "mel_scale": "htk",
+    "level_min_db": -80.0,
+    "level_max_db": 0.0,
+}
+EVENTS = {"span_s": 1.0, "onset_response_s": 0.5, "offset_response_s": 0.5, "default": {}}
 
 
 @pytest.fixture
@@ -123,7 +145,7 @@ def test_a_card_that_is_not_json_is_found(folder: Path, content: bytes) -> None:
         ),
         pytest.param(
             lambda card: card["embedding"]["input"].update(dtype="float32"),
-            "embedding.input.dtype = 'float32': Input should be 'int8'",
+            "embedding.input: scale = 0.43137",
             id="float",
         ),
         pytest.param(
@@ -138,6 +160,44 @@ def test_a_card_that_is_not_json_is_found(folder: Path, content: bytes) -> None:
         ),
         pytest.param(
             lambda card: card["front_end"].update(fft_length=512), "fft_length = 512, expected at least", id="fft"
+        ),
+        pytest.param(
+            lambda card: card["embedding"]["output"].pop("scale"),
+            "embedding.output: scale = not set, expected with int8",
+            id="no scale",
+        ),
+        pytest.param(
+            lambda card: card.pop("classifier"),
+            "'background'], expected none without a classifier",
+            id="labels of nothing",
+        ),
+        pytest.param(
+            lambda card: card.update(labels=["siren"], background_label=None, groups={}, events=EVENTS),
+            "labels = ['siren'], expected two or more",
+            id="one label",
+        ),
+        pytest.param(
+            lambda card: card["front_end"].update(level_reference="window_maximum"),
+            "streaming: expected none where windows share no frames",
+            id="streams with own frames",
+        ),
+        pytest.param(
+            lambda card: card["front_end"].update(level_reference="window_maximum", level_max_db=-1.0),
+            "level_max_db = -1.0, expected 0 with level_reference = window_maximum",
+            id="maximum above the maximum",
+        ),
+        pytest.param(
+            lambda card: card["front_end"].update(mel_scale="none"),
+            "= (64, 50.0, 8000.0), expected all bins with mel_scale = none, (513, 0.0, 8000.0)",
+            id="some bins",
+        ),
+        pytest.param(
+            lambda card: card["front_end"].update(padding="same"), "the front end gives (1, 80, 64, 1)", id="padding"
+        ),
+        pytest.param(
+            lambda card: card["front_end"].update(axes="frequency_time"),
+            "the front end gives (1, 64, 76, 1)",
+            id="axes",
         ),
         pytest.param(
             lambda card: card["events"]["classes"].update(crow={"on": 0.5}),
@@ -160,6 +220,35 @@ def test_a_card_that_contradicts_itself_is_found(
     assert expected in problem_with(folder)
 
 
+def test_a_model_may_be_an_embedding_alone(folder: Path) -> None:
+    """Without a classifier there are no labels; who asks for the classifier is told how to get one."""
+
+    def without_classifier(card: dict[str, Any]) -> None:
+        del card["classifier"], card["groups"]
+        card.update(labels=[], background_label=None, events=EVENTS)
+
+    edit_card(folder, without_classifier)
+
+    model = load_model_folder(folder)
+
+    assert model.embedding_file.is_file()
+    with pytest.raises(ModelError, match=rf"`urbansound-model head --base {folder}` teaches it classes"):
+        _ = model.classifier_file
+
+
+@pytest.mark.parametrize(
+    ("padding", "before", "after", "n_frames"),
+    [("none", 0, 0, 190), ("end", 0, 1964, 199), ("same", 982, 982, 199), ("centre", 1024, 1024, 199)],
+)
+def test_padding_decides_how_many_frames_a_window_has(padding: str, before: int, after: int, n_frames: int) -> None:
+    """TensorFlow's SAME, TensorFlow's pad_end and librosa's center, for a second at 48 kHz and a hop of 242."""
+    numbers = FrontEndNumbers.model_validate(OF_48_KHZ | {"padding": padding})
+
+    assert numbers.padding_samples == (before, after)
+    assert numbers.n_frames == n_frames
+    assert numbers.has_own_frames == (padding != "none")
+
+
 def test_the_identity_of_a_model_is_its_card(folder: Path) -> None:
     """Another card is another model, although the networks are the same."""
     before = load_model_folder(folder).sha256
@@ -167,6 +256,15 @@ def test_the_identity_of_a_model_is_its_card(folder: Path) -> None:
     edit_card(folder, lambda card: card.update(version="other"))
 
     assert load_model_folder(folder).sha256 != before
+
+
+def test_a_card_may_say_what_the_model_has_heard_in_training(folder: Path) -> None:
+    """So that nobody tests on it by mistake; a card that does not know it is a card all the same."""
+    assert load_model_folder(folder).card.trained_on == {"us8k": (1, 2, 3), "esc10": (1, 2, 3, 4)}
+
+    edit_card(folder, lambda card: card.pop("trained_on"))
+
+    assert load_model_folder(folder).card.trained_on is None
 
 
 def event_card(**classes: EventNumbers) -> EventCard:

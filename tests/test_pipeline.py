@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +42,10 @@ class ToneClassifier(Classifier):
     def __init__(self) -> None:
         pass
 
-    def predict(self, window: Window) -> Prediction:
+    def predict_all(self, windows: Sequence[Window]) -> list[Prediction]:
+        return [self._judged(window) for window in windows]
+
+    def _judged(self, window: Window) -> Prediction:
         held = np.mean(window.log_mel.max(axis=1) > -40.0)  # of the window
         likelihood = held**4 / (held**4 + 0.25**4)
         likelihoods = np.array([likelihood, 1.0 - likelihood], np.float32)

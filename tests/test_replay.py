@@ -1,5 +1,6 @@
 """Promises of `agent.replay`: recordings give the same events always, at any pace, and one label each."""
 
+import io
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from agent.app import Judge, Stop
 from agent.config import Config, InferenceConfig
 from agent.replay import ClipPrediction, classify, paced, replay
 from agent.values import AudioBlock, FloatArray, SoundEvent
-from agent.wavfile import open_recording
+from agent.wavfile import open_recording, raw_pcm
 from tests.street import Sound
 
 RATE_HZ = 16_000
@@ -167,6 +168,17 @@ def test_progress_is_told_to_the_last_sample(siren: Sound, judge: Judge) -> None
 
     assert analysed == sorted(analysed)
     assert analysed[-1] == len(siren.samples)
+
+
+def test_a_stream_is_analysed_as_it_comes(judge: Judge) -> None:
+    """Raw PCM may come from a microphone: after each second of it is told what was heard until then."""
+    pcm = (noise(4.5) * 32767).astype("<i2").tobytes()
+    stream = raw_pcm(io.BytesIO(pcm), sample_rate_hz=RATE_HZ, channels=1, format="s16le")
+    analysed: list[int] = []
+
+    replay(stream, judge, lambda _: None, stop=Stop(), analysed=analysed.append)
+
+    assert analysed == [16_000, 32_000, 48_000, 64_000, 72_000]
 
 
 def prediction_of(file: Path, judge: Judge) -> ClipPrediction:

@@ -1,6 +1,7 @@
 """Any recording becomes the same blocks of mono samples; what is wrong with it is said, and nothing good is lost."""
 
 import io
+import itertools
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -105,6 +106,48 @@ def test_blocks_of_any_size_join_to_the_whole(tmp_path: Path, noise: FloatArray,
     assert [block.first_sample for block in blocks] == list(range(0, len(noise), block_samples))
     assert {len(block.samples) for block in blocks[:-1]} <= {block_samples}
     assert {block.lost_before for block in blocks} == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "seekable"),
+    [
+        ("x.wav", {}, True),
+        ("x.flac", {"subtype": "PCM_24"}, True),
+        ("x.aiff", {"subtype": "ULAW"}, True),
+        ("x.wav", {"subtype": "IMA_ADPCM"}, False),
+        ("x.ogg", {}, False),
+        ("x.mp3", {}, False),
+    ],
+)
+def test_a_recording_can_be_opened_in_its_middle(
+    tmp_path: Path, noise: FloatArray, name: str, options: dict[str, Any], seekable: bool
+) -> None:
+    """Where it says so, the samples from there on are the same, in blocks of any length, and so are their numbers."""
+    soundfile.write(tmp_path / name, noise, RATE_HZ, **options)
+    whole = samples_of(open_recording(tmp_path / name))
+    assert open_recording(tmp_path / name).seekable == seekable
+    if not seekable:
+        return
+
+    recording = open_recording(tmp_path / name, first_sample=3_333)
+    blocks = [*itertools.islice(recording.blocks(500), 3), *recording.blocks(1_000)]
+
+    np.testing.assert_array_equal(joined(blocks), whole[3_333:])
+    assert [block.first_sample for block in blocks] == [3_333, 3_833, 4_333, 4_833, 5_833, 6_833, 7_833]
+    assert recording.problem is None
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "n_channels", "seconds"),
+    [(16_000, 1, 10), (48_000, 1, 10), (48_000, 2, 5), (48_000, 8, 1), (10**6, 1, 1)],
+)
+def test_long_blocks_need_little_memory(tmp_path: Path, rate_hz: int, n_channels: int, seconds: int) -> None:
+    """They hold up to ten seconds, less of many channels, and of a stream one second, as it may be live."""
+    soundfile.write(tmp_path / "x.wav", np.zeros((10, n_channels)), rate_hz)
+    stream = raw_pcm(io.BytesIO(), sample_rate_hz=rate_hz, channels=n_channels, format="s16le")
+
+    assert open_recording(tmp_path / "x.wav").long_block == seconds * rate_hz
+    assert stream.long_block == rate_hz
 
 
 def test_channels_are_chosen_or_mixed(tmp_path: Path, noise: FloatArray) -> None:

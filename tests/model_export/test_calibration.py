@@ -1,16 +1,31 @@
-"""Whether a likelihood can be read as how often it is right: tables that can be checked by hand."""
+"""Whether a likelihood can be read as how often it is right, and what makes it so: numbers that can be checked."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model_export.calibration import Calibration, calibration_error, calibration_of, reliability
-from tests.model_export.predicted import predicted
+from agent.errors import UsageError
+from model_export.calibration import (
+    CALIBRATED,
+    Calibration,
+    Floats,
+    Rescaling,
+    calibrated_runs,
+    calibration_error,
+    calibration_of,
+    fit,
+    read_rescaling,
+    reliability,
+)
+from model_export.results import FoldWindows, Output
+from tests.model_export.predicted import predicted, windows_of
 
 
 def calibration_of_rows(rows: list[tuple[str, str, str, float]]) -> Calibration:
     """The calibration of one run; each clip counts the same."""
     run = predicted(rows)
-    return calibration_of(run.likelihoods, run.targets, np.ones(len(rows)))
+    return calibration_of(run.likelihoods, run.targets, np.ones(len(rows)), run.labels)
 
 
 def test_a_perfectly_calibrated_system_has_no_calibration_error() -> None:
@@ -51,3 +66,80 @@ def test_the_bounds_of_the_bins_belong_somewhere() -> None:
     bins = reliability(np.array([0.0, 0.3, 1.0]), np.array([False, True, True]), np.ones(3))
 
     assert [(one.lower, one.clips) for one in bins] == [(0.0, 1), (0.3, 1), (0.9, 1)]
+
+
+# Making it so
+
+
+def test_softmax_that_is_too_sure_gets_its_temperature() -> None:
+    """Sums that are three times too large are divided by three; no label gains on another."""
+    rescaling = fit([windows_of("softmax", n_clips=3_000, too_sure=3.0)])
+
+    np.testing.assert_allclose(rescaling.scale, 1 / 3, rtol=0.1)
+    assert set(rescaling.scale) == {rescaling.scale[0]}
+    assert set(rescaling.bias) == {0.0}
+
+
+def test_each_sigmoid_gets_its_own_scale_and_bias() -> None:
+    """Twice too sure, and the first label one too high besides: both are taken back, for that label alone."""
+    rescaling = fit([windows_of("sigmoid", n_clips=10_000, too_sure=2.0, shift=1.0)])
+
+    np.testing.assert_allclose(rescaling.scale, 0.5, rtol=0.15)
+    np.testing.assert_allclose(rescaling.bias, [-0.5, 0.0, 0.0], atol=0.15)
+
+
+def errors_of(likelihoods: Floats, fold: FoldWindows) -> dict[str, float]:
+    """The calibration error of each label."""
+    weights = np.ones(len(fold.run.targets))
+    return calibration_of(likelihoods, fold.run.targets, weights, fold.run.labels).label_errors
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+def test_likelihoods_hold_on_clips_that_nothing_was_fitted_on(output: Output) -> None:
+    """Each fold is calibrated on the other; what was far off is nearly right."""
+    folds = [windows_of(output, fold=fold, n_clips=3_000, too_sure=3.0) for fold in (1, 2)]
+    as_it_is = Rescaling(output, folds[0].run.labels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (), 0)
+
+    runs = calibrated_runs(folds)
+
+    assert [(run.system, run.fold, run.clips) for run in runs] == [
+        (CALIBRATED, fold.run.fold, fold.run.clips) for fold in folds
+    ]
+    for run, fold in zip(runs, folds, strict=True):
+        after = errors_of(run.likelihoods, fold)
+        assert max(after.values()) < 0.06
+        assert sum(after.values()) < 0.7 * sum(errors_of(as_it_is.likelihoods(fold), fold).values())
+
+
+def test_one_fold_alone_cannot_be_calibrated_and_measured() -> None:
+    """Nothing is claimed about clips that the numbers were fitted on."""
+    assert calibrated_runs([windows_of("softmax")]) == []
+
+
+def test_a_label_of_few_clips_does_not_run_away() -> None:
+    """Three clips that could be told apart without fail: the numbers stay near where they were."""
+    rescaling = fit([windows_of("sigmoid", n_clips=3)])
+
+    np.testing.assert_allclose(rescaling.scale, 1.0, atol=0.1)
+    np.testing.assert_allclose(rescaling.bias, 0.0, atol=0.1)
+
+
+def test_what_was_fitted_is_kept_beside_the_networks(tmp_path: Path) -> None:
+    """The numbers, what they are for, and where they come from survive the way through their file."""
+    rescaling = fit([windows_of("sigmoid", fold=fold, n_clips=50) for fold in (2, 1)])
+    assert (rescaling.folds, rescaling.clips) == ((1, 2), 100)
+
+    rescaling.write(tmp_path)
+
+    assert read_rescaling(tmp_path) == rescaling
+
+
+def test_networks_without_calibration_are_left_alone(tmp_path: Path) -> None:
+    """No file, nothing to fold in."""
+    assert read_rescaling(tmp_path) is None
+
+
+def test_without_windows_there_is_nothing_to_fit() -> None:
+    """The message says who writes them."""
+    with pytest.raises(UsageError, match=r"no windows to calibrate on: .* `urbansound-model crossvalidate` wrote"):
+        fit([])

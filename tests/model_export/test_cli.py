@@ -5,18 +5,21 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent.model_card import DEFAULT_MODEL, load_model_folder
 from model_export import cli
 from model_export import soundscapes as soundscapes_module
 from model_export import tune as tune_module
-from model_export.results import write_predictions
+from model_export.clips import LABELS
+from model_export.results import write_predictions, write_windows
 from model_export.soundscapes import Street
 from tests.model_export.conftest import SMALL_RECIPE
-from tests.model_export.predicted import predicted
+from tests.model_export.predicted import predicted, windows_of
 
 
 @pytest.fixture
@@ -92,6 +95,46 @@ def test_verify_notices_metadata_that_disagree_with_the_card(
     assert "embedding.tflite: its metadata says version = '1', expected 'another'" in capsys.readouterr().err
 
 
+def test_build_says_at_once_that_there_is_nothing_to_calibrate_on(
+    data_sets: tuple[Path, Path], results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before training: only the tables of the cross-validation were kept."""
+    us8k, esc10 = data_sets
+    data = ["--us8k", str(us8k), "--esc10", str(esc10), "--results", str(results)]
+
+    code = cli.main(["build", *data, "--out", str(tmp_path / "model")])
+
+    assert code == 2
+    assert "no windows to calibrate on" in capsys.readouterr().err
+
+
+def test_calibration_goes_from_cross_validation_into_the_model(
+    data_sets: tuple[Path, Path], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is fitted on clips that were not trained on is in the int8 classifier, and float and int8 still agree."""
+    us8k, esc10 = data_sets
+    networks, model, results = tmp_path / "networks", tmp_path / "model", tmp_path / "results"
+    shutil.copytree(trained, networks)
+    fold = windows_of("softmax", too_sure=2.0, n_clips=60)
+    wide = np.pad(fold.sums, ((0, 0), (0, len(LABELS) - 3)), constant_values=-20.0)
+    run = replace(fold.run, labels=LABELS, likelihoods=np.full((60, len(LABELS)), 0.1))
+    (results / "fold1").mkdir(parents=True)
+    write_predictions([run], results / "predictions.csv")
+    write_windows(replace(fold, run=run, sums=wide), results / "fold1" / "windows.npz")
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+
+    codes = [
+        cli.main(["calibrate", "--networks", str(networks), "--results", str(results)]),
+        cli.main(["quantize", *data, "--networks", str(networks), "--out", str(model)]),
+        cli.main(["package", *data, "--networks", str(networks), "--model", str(model)]),
+        cli.main(["verify", *data, "--networks", str(networks), "--model", str(model)]),
+    ]
+
+    assert codes == [0, 0, 0, 0]
+    assert "| siren            |         0.4" in capsys.readouterr().out
+    assert "Likelihoods are calibrated" in (model / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
 def test_a_wrong_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Pointing at the wrong place is a usage error that says which option and which folder."""
     code = cli.main(["train", "--us8k", str(tmp_path), "--esc10", str(tmp_path), "--out", str(tmp_path / "x")])
@@ -122,7 +165,7 @@ def test_folds_that_are_not_there_are_refused(
     code = cli.main(["crossvalidate", *data, "--out", str(tmp_path), "--folds", "1", "7"])
 
     assert code == 2
-    assert f"--folds 7: not in --us8k {us8k}, expected of 1, 2" in capsys.readouterr().err
+    assert f"--folds 7: neither in --us8k {us8k} nor in --esc10 {esc10}, expected of 1, 2" in capsys.readouterr().err
 
 
 def test_evaluate_prints_writes_and_draws(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,10 +175,10 @@ def test_evaluate_prints_writes_and_draws(results: Path, tmp_path: Path, capsys:
     code = cli.main(["evaluate", "--results", str(results), "--json", str(figures), "--plots", str(plots)])
 
     assert code == 0
-    assert capsys.readouterr().out.startswith("# Cross-validation\n")
+    assert capsys.readouterr().out.startswith("# UrbanSound8K")
     written = json.loads(figures.read_text())
-    assert written["systems"][0]["accuracy"]["1"]["value"] == 0.5
-    assert written["tests"][0]["system"] == "peer"
+    assert written["us8k"]["systems"][0]["accuracy"]["1"]["value"] == 0.5
+    assert written["us8k"]["tests"][0]["system"] == "peer"
     assert len(list(plots.glob("*.png"))) == 3
 
 
@@ -153,6 +196,95 @@ def test_evaluate_needs_no_tensorflow(results: Path) -> None:
     assert "matplotlib is not installed; pip install 'urban-sound-agent[plot]'" in with_pictures.stderr
 
 
+def test_evaluate_judges_a_model_folder(
+    data_sets: tuple[Path, Path], packaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same tables as of a cross-validation; what was kept gives them again without the recordings."""
+    us8k, esc10 = data_sets
+    model = shutil.copytree(packaged, tmp_path / "model")
+    card = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(card | {"trained_on": {"us8k": [1], "esc10": [1]}}))
+    out = tmp_path / "out"
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+
+    code = cli.main(["evaluate", *data, "--model", str(model), "--folds", "2", "--out", str(out)])
+
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "| l3-edge-us8k 1 |" in " ".join(printed.split())
+    assert "# ESC-10" in printed
+    assert cli.main(["evaluate", "--results", str(out)]) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_evaluate_refuses_folds_that_the_model_has_heard(
+    data_sets: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped model was trained on folds 1 to 3: what it says about them is no test."""
+    code = cli.main(["evaluate", "--us8k", str(data_sets[0]), "--folds", "2"])
+
+    assert code == 2
+    assert "--folds 2:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("folds", "1"), ("model", "x"), ("esc10", "x"), ("peer", "x"), ("out", "x")]
+)
+def test_evaluate_takes_either_results_or_recordings(
+    results: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    """What makes sense for one is not silently passed over for the other."""
+    code = cli.main(["evaluate", "--results", str(results), f"--{option}", value])
+
+    assert code == 2
+    assert f"--{option}: goes with --us8k, not with --results" in capsys.readouterr().err
+
+
+def test_evaluate_needs_something_to_judge(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of both is a usage error that names both."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate"])
+
+    assert ended.value.code == 2
+    assert "--results --us8k" in capsys.readouterr().err
+
+
+def test_probe_prints_and_writes(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gain on some clips, noise, and ESC-10's background; all figures as JSON where they are asked for."""
+    monkeypatch.setattr("model_export.probe.N_DRAWS", 1)
+    us8k, esc10 = data_sets
+    file = tmp_path / "new" / "probe.json"
+    data = ["--us8k", str(us8k), "--esc10", str(esc10), "--folds", "1"]
+
+    code = cli.main(["probe", *data, "--clips", "2", "--json", str(file)])
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert code == 0
+    assert any("of 2 clips (of which it has heard 2 in training)" in line for line in lines)
+    assert any(line.startswith("| silence | | | 21 | 100 | 0 |") for line in lines)
+    assert any(line.startswith("| sea_waves | | +20 dB |") for line in lines)
+    assert json.loads(file.read_text())["clips"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clips", "0"], "--clips 0: expected 1 or more"),
+        (["--folds", "1", "7"], "--folds 7: not in --us8k {us8k}, expected of 1, 2"),
+    ],
+)
+def test_probe_refuses_what_makes_no_sense(
+    data_sets: tuple[Path, Path], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """Before any work is done."""
+    code = cli.main(["probe", "--us8k", str(data_sets[0]), *arguments])
+
+    assert code == 2
+    assert message.format(us8k=data_sets[0]) in capsys.readouterr().err
+
+
 def test_evaluate_names_a_folder_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Pointing at the wrong place is a usage error that says what was expected there."""
     code = cli.main(["evaluate", "--results", str(tmp_path)])
@@ -167,7 +299,7 @@ def test_evaluate_names_what_it_cannot_write(results: Path, capsys: pytest.Captu
 
     printed = capsys.readouterr()
     assert code == 2
-    assert printed.out.startswith("# Cross-validation\n")
+    assert printed.out.startswith("# UrbanSound8K")
     assert str(results / "predictions.csv") in printed.err
 
 

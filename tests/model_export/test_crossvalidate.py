@@ -2,15 +2,23 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+from scipy import special
 
-from model_export.clips import LABELS, esc10, urbansound8k
-from model_export.crossvalidate import crossvalidate
+from agent.errors import UsageError
+from agent.model_card import load_model_folder
+from agent.values import FloatArray
+from model_export import networks
+from model_export.calibration import Rescaling
+from model_export.clips import LABELS, Clip, esc10, esc10_as_published, urbansound8k
+from model_export.crossvalidate import crossvalidate, load_calibrated, load_networks
 from model_export.published import PublishedNetwork
-from model_export.results import FoldPredictions, read_predictions
+from model_export.results import FoldPredictions, mean_by_clip, read_all_windows, read_predictions
 from model_export.verify import MAX_MEAN_DIFFERENCE
 from tests.model_export.conftest import SMALL_RECIPE
 
@@ -18,11 +26,25 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def finished(data_sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clips(data_sets: tuple[Path, Path]) -> list[Clip]:
+    return urbansound8k(data_sets[0]) + esc10(data_sets[1])
+
+
+@pytest.fixture(scope="module")
+def ten_classes(data_sets: tuple[Path, Path]) -> list[Clip]:
+    return esc10_as_published(data_sets[1])
+
+
+@pytest.fixture
+def data(clips: list[Clip], ten_classes: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    return clips, ten_classes
+
+
+@pytest.fixture(scope="module")
+def finished(clips: list[Clip], ten_classes: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a cross-validation on one fold."""
     out = tmp_path_factory.mktemp("crossvalidation")
-    clips = urbansound8k(data_sets[0]) + esc10(data_sets[1])
-    crossvalidate(clips, SMALL_RECIPE, out, folds=[1], peers=[], num_threads=0)
+    crossvalidate(clips, SMALL_RECIPE, out, folds=[1], peers=[], ten_classes=ten_classes, num_threads=0)
     return out
 
 
@@ -40,9 +62,9 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_folds_are_trained_tested_and_written_down(data_sets: tuple[Path, Path], finished: Path) -> None:
+def test_folds_are_trained_tested_and_written_down(clips: list[Clip], finished: Path) -> None:
     """Each fold is tested on clips that were not trained on, in int8 and in float; each clip's likelihoods are kept."""
-    tested = [clip for clip in urbansound8k(data_sets[0]) + esc10(data_sets[1]) if clip.fold == 1]
+    tested = [clip for clip in clips if clip.fold == 1]
 
     runs = read_predictions(finished / "predictions.csv")
 
@@ -51,35 +73,111 @@ def test_folds_are_trained_tested_and_written_down(data_sets: tuple[Path, Path],
         assert run.clips == tuple(f"{clip.dataset} {clip.file.name}" for clip in tested)
         assert run.recordings == tuple(clip.recording for clip in tested)
         assert [LABELS[target] for target in run.targets] == [clip.label for clip in tested]
-        np.testing.assert_allclose(run.likelihoods.sum(axis=1), 1.0, atol=0.03)  # int8 softmax in steps of 1/256
+        assert 0.0 <= run.likelihoods.min() <= run.likelihoods.max() <= 1.0
     assert np.abs(runs[0].likelihoods - runs[1].likelihoods).mean() < MAX_MEAN_DIFFERENCE
+    assert load_model_folder(finished / "fold1").card.trained_on == {"us8k": (2,), "esc10": (2,)}
+
+
+def test_windows_are_kept_as_they_were_before_the_sigmoids(finished: Path) -> None:
+    """From them comes what stands in the tables, to the precision of both files."""
+    runs = read_predictions(finished / "predictions.csv")
+
+    (windows,) = read_all_windows(finished, runs)
+
+    again = mean_by_clip(special.expit(windows.sums), windows.counts)
+    assert windows.output == "sigmoid"
+    np.testing.assert_allclose(again, runs[1].likelihoods, atol=0.005)
+
+
+def test_the_embedding_is_tested_on_all_classes_of_esc10(ten_classes: list[Clip], finished: Path) -> None:
+    """By the network that has not heard the fold, on each of its clips, under their own names."""
+    tested = [clip for clip in ten_classes if clip.fold == 1]
+
+    runs = read_predictions(finished / "esc10.csv")
+
+    assert [(run.system, run.fold, run.seed) for run in runs] == [("l3-edge int8 + MLP", 1, seed) for seed in (0, 1, 2)]
+    for run in runs:
+        assert run.labels == ("dog_bark", "rain", "rooster", "sea_waves")
+        assert [run.labels[target] for target in run.targets] == [clip.label for clip in tested]
 
 
 @pytest.mark.usefixtures("no_training")
-def test_a_finished_fold_is_used_again(data_sets: tuple[Path, Path], finished: Path) -> None:
+def test_a_fold_of_one_data_set_is_tested_on_that_alone(
+    clips: list[Clip], ten_classes: list[Clip], finished: Path, tmp_path: Path
+) -> None:
+    """ESC-10 has a fold that UrbanSound8K has not; what another run wrote about UrbanSound8K does not stay."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "fold1").rename(out / "fold4")
+    (out / "fold4" / "esc10.csv").unlink()
+    clips, ten_classes = (
+        [replace(clip, fold=4) if (clip.dataset, clip.fold) == ("esc10", 1) else clip for clip in some]
+        for some in (clips, ten_classes)
+    )
+
+    crossvalidate(clips, SMALL_RECIPE, out, folds=[4], peers=[], ten_classes=ten_classes, num_threads=0)
+
+    assert {run.fold for run in read_predictions(out / "esc10.csv")} == {4}
+    assert not (out / "predictions.csv").exists()
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_finished_fold_is_used_again(clips: list[Clip], ten_classes: list[Clip], finished: Path) -> None:
     """A second run neither trains nor tests what the first one did."""
-    clips = urbansound8k(data_sets[0]) + esc10(data_sets[1])
+    before = read_predictions(finished / "predictions.csv")
     written_ns = (finished / "fold1" / "predictions.csv").stat().st_mtime_ns
 
-    again = crossvalidate(clips, SMALL_RECIPE, finished, folds=[1], peers=[], num_threads=0)
+    crossvalidate(clips, SMALL_RECIPE, finished, folds=[1], peers=[], ten_classes=ten_classes, num_threads=0)
 
-    assert_same(again, read_predictions(finished / "predictions.csv"))
+    assert_same(read_predictions(finished / "predictions.csv"), before)
     assert (finished / "fold1" / "predictions.csv").stat().st_mtime_ns == written_ns
 
 
 @pytest.mark.usefixtures("no_training")
-def test_a_fold_without_predictions_is_tested_again_but_not_trained(
-    data_sets: tuple[Path, Path], finished: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", ["predictions.csv", "windows.npz"])
+def test_a_fold_that_was_tested_in_part_is_tested_again_but_not_trained(
+    data: tuple[list[Clip], list[Clip]], finished: Path, published: Path, tmp_path: Path, missing: str
 ) -> None:
     """Its networks are used as they are; a peer is heard on the same clips."""
-    monkeypatch.setattr("model_export.crossvalidate.VALIDATION_FRACTION", 0.5)  # there are two recordings of a label
+    clips, ten_classes = data
     out = shutil.copytree(finished, tmp_path / "old")
-    (out / "fold1" / "predictions.csv").unlink()
-    clips = urbansound8k(data_sets[0]) + esc10(data_sets[1])
+    (out / "fold1" / missing).unlink()
+    peers = [PublishedNetwork(published)] if missing == "predictions.csv" else []
 
-    runs = crossvalidate(clips, SMALL_RECIPE, out, folds=[1], peers=[PublishedNetwork(published)], num_threads=0)
+    crossvalidate(clips, SMALL_RECIPE, out, folds=[1], peers=peers, ten_classes=ten_classes, num_threads=0)
 
-    assert_same(runs[:2], read_predictions(finished / "predictions.csv"))
-    assert_same(runs, read_predictions(out / "predictions.csv"))
-    assert [(run.system, run.seed) for run in runs[2:]] == [("loudness + MLP", seed) for seed in (0, 1, 2)]
-    assert {run.clips for run in runs} == {runs[0].clips}
+    for name in ("predictions.csv", "esc10.csv"):
+        runs, before = read_predictions(out / name), read_predictions(finished / name)
+        assert_same(runs[: len(before)], before)
+        assert [(run.system, run.seed) for run in runs[len(before) :]] == [
+            ("loudness + MLP", seed) for _ in peers for seed in (0, 1, 2)
+        ]
+        assert {run.clips for run in runs} == {runs[0].clips}
+    assert (out / "fold1" / "windows.npz").is_file()
+
+
+def test_what_is_shipped_is_calibrated_and_what_was_trained_is_not(finished: Path, tmp_path: Path) -> None:
+    """The numbers beside the networks are folded in on the way to int8; without them nothing changes."""
+    work = shutil.copytree(finished / "fold1", tmp_path / "work")
+    embeddings = np.random.default_rng(0).uniform(0.0, 2.0, (5, 256)).astype(np.float32)
+    trained = load_networks(work)[1]
+    assert_says_the_same(load_calibrated(work)[1], trained, embeddings)
+
+    Rescaling("softmax", LABELS, (0.5,) * len(LABELS), (0.0,) * len(LABELS), (1, 2), 40).write(work)
+
+    sums = networks.without_output(trained)(embeddings).numpy()
+    expected = special.softmax(0.5 * sums, axis=1)
+    np.testing.assert_allclose(load_calibrated(work)[1](embeddings), expected, atol=1e-5)
+    assert_says_the_same(load_networks(work)[1], trained, embeddings)
+
+
+def test_calibration_of_another_kind_of_network_is_refused(finished: Path, tmp_path: Path) -> None:
+    """Sigmoids' numbers mean nothing to softmax."""
+    work = shutil.copytree(finished / "fold1", tmp_path / "work")
+    Rescaling("sigmoid", LABELS, (0.5,) * len(LABELS), (0.0,) * len(LABELS), (1, 2), 40).write(work)
+
+    with pytest.raises(UsageError, match=r"--results: sigmoid over 11 labels, expected .* softmax over 11"):
+        load_calibrated(work)
+
+
+def assert_says_the_same(one: keras.Model, other: keras.Model, embeddings: FloatArray) -> None:
+    np.testing.assert_array_equal(one(embeddings), other(embeddings))

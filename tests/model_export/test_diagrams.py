@@ -16,24 +16,24 @@ ROWS = [("a", "siren", "siren", 0.9), ("b", "siren", "drilling", 0.55), ("c", "b
 @pytest.fixture
 def evaluation() -> Evaluation:
     """Two systems on one fold."""
-    return evaluate([predicted(ROWS), predicted(ROWS[:2] + ROWS[2:], system="yamnet + MLP")])
+    return evaluate([predicted(ROWS), predicted(ROWS, system="yamnet + MLP")])
 
 
 def test_each_system_has_its_confusions_and_all_share_one_calibration(evaluation: Evaluation, tmp_path: Path) -> None:
-    """File names are plain whatever the system is called; the folder is made."""
-    files = draw(evaluation, tmp_path / "new" / "plots")
+    """File names are plain whatever the system is called, and say which data set; the folder is made."""
+    files = draw({"us8k": evaluation}, tmp_path / "new" / "plots")
 
     assert [file.name for file in files] == [
-        "confusion-l3-edge-int8.png",
-        "confusion-yamnet-mlp.png",
-        "calibration.png",
+        "us8k-confusion-l3-edge-int8.png",
+        "us8k-confusion-yamnet-mlp.png",
+        "us8k-calibration.png",
     ]
     assert all(file.parent == tmp_path / "new" / "plots" for file in files)
 
 
 def test_pictures_show_something(evaluation: Evaluation, tmp_path: Path) -> None:
     """Each is of a size to be read, and not blank."""
-    for file in draw(evaluation, tmp_path):
+    for file in draw({"esc10": evaluation}, tmp_path):
         pixels = image.imread(file)  # (height, width, 4)
 
         assert min(pixels.shape[:2]) > 500

@@ -11,7 +11,7 @@ import soundfile
 from agent.errors import RecordingError, UsageError
 from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
 from model_export.clips import Clip
-from model_export.embeddings import EmbeddingCache
+from model_export.embeddings import EmbeddingCache, Listener
 from model_export.tflite_mlp import run_mlp
 from tests.commands import Caller
 
@@ -43,10 +43,10 @@ def cache(model: ModelFolder, tmp_path: Path) -> EmbeddingCache:
 def deaf(cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, whoever wants to hear a recording fails."""
 
-    def refuse(file: Path) -> None:
-        pytest.fail(f"{file} is heard again")
+    def refuse(_blocks: object, _sample_rate_hz: int) -> None:
+        pytest.fail("a recording is heard again")
 
-    monkeypatch.setattr(cache, "_heard", refuse)
+    monkeypatch.setattr(cache, "_embedded", refuse)
 
 
 def test_they_are_what_the_agents_classifier_gets(
@@ -129,3 +129,14 @@ def test_a_cache_that_cannot_be_written_is_named(model: ModelFolder, clips: list
 
     with pytest.raises(UsageError, match=f"--cache {clips[1].file}: .*expected a folder to write to"):
         cache.embeddings_of(clips[:1])
+
+
+def test_a_model_hears_at_another_gain(model: ModelFolder, clips: list[Clip], tmp_path: Path) -> None:
+    """As if the recording had been that loud; a sound beyond full scale is not clipped on the way."""
+    samples, rate_hz = soundfile.read(clips[0].file, dtype="float32")
+    soundfile.write(tmp_path / "loud.wav", 100.0 * samples, rate_hz, subtype="FLOAT")
+
+    quiet, loud = Listener(model).hear(clips[0].file, gain_db=40.0), Listener(model).hear(tmp_path / "loud.wav")
+
+    for one, other in zip(quiet, loud, strict=True):
+        np.testing.assert_allclose(one.likelihoods, other.likelihoods, atol=0.02)

@@ -1,5 +1,8 @@
 """What cross-validation measured, judged: tables that can be checked by hand."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,17 +11,50 @@ from model_export.clips import LABELS
 from model_export.evaluate import (
     SystemFigures,
     evaluate,
+    evaluate_folder,
     judgements,
     paired_test,
     rate,
 )
-from model_export.results import FoldPredictions
-from tests.model_export.predicted import predicted
+from model_export.results import FoldPredictions, write_predictions, write_windows
+from tests.model_export.predicted import predicted, windows_of
 
 
 def figures_of(*runs: FoldPredictions) -> SystemFigures:
     """The figures of one system."""
     return evaluate(runs).systems[0]
+
+
+# What cross-validation wrote
+
+
+def test_each_data_set_is_judged_where_it_was_tested(tmp_path: Path) -> None:
+    """A folder may hold UrbanSound8K's predictions, ESC-10's, or both."""
+    ten = replace(predicted([("a", "siren", "siren", 0.9)], fold=4), labels=tuple("abcdefghijk"))
+    write_predictions([ten], tmp_path / "esc10.csv")
+    assert list(evaluate_folder(tmp_path)) == ["esc10"]
+    write_predictions([predicted([("a", "siren", "siren", 0.9)])], tmp_path / "predictions.csv")
+
+    evaluations = evaluate_folder(tmp_path)
+
+    assert {dataset: list(one.systems[0].accuracy) for dataset, one in evaluations.items()} == {
+        "us8k": [1],
+        "esc10": [4],
+    }
+    assert evaluations["esc10"].systems[0].street_missed is None
+
+
+def test_windows_that_were_kept_show_what_calibration_does(tmp_path: Path) -> None:
+    """Our network is there once more, calibrated on the folds that it is not judged on."""
+    folds = [windows_of("softmax", fold=fold, n_clips=60, too_sure=3.0) for fold in (1, 2)]
+    write_predictions([fold.run for fold in folds], tmp_path / "predictions.csv")
+    for fold in folds:
+        (tmp_path / f"fold{fold.run.fold}").mkdir()
+        write_windows(fold, tmp_path / f"fold{fold.run.fold}" / "windows.npz")
+
+    systems = evaluate_folder(tmp_path)["us8k"].systems
+
+    assert [one.system for one in systems] == ["l3-edge float", "l3-edge float, calibrated"]
 
 
 # Rates and their errors
@@ -73,6 +109,7 @@ def test_each_fold_and_their_mean() -> None:
         "siren": pytest.approx(2 / 3),
         "background": 0.0,
     }
+    assert figures.street_missed is not None
     assert figures.street_missed.value == 0.25
     siren, background = LABELS.index("siren"), LABELS.index("background")
     assert figures.confusion[siren][siren] == 2
@@ -100,10 +137,25 @@ def test_a_system_that_was_not_tested_on_all_folds_is_refused() -> None:
         evaluate(runs)
 
 
-def test_without_our_system_there_is_nothing_to_compare() -> None:
-    """Ours must be among what was tested."""
-    with pytest.raises(UsageError, match="tested were peer, expected l3-edge int8 among them"):
-        evaluate([predicted([("a", "siren", "siren", 0.9)], system="peer")])
+def test_the_first_system_is_compared_with_the_others() -> None:
+    """Whatever it is called: a model folder of one's own, for one."""
+    rows = [("a", "siren", "siren", 0.9)]
+
+    evaluation = evaluate([predicted(rows, system=name) for name in ("mine", "peer", "other")])
+
+    assert [one.system for one in evaluation.systems] == ["mine", "peer", "other"]
+    assert [test.system for test in evaluation.tests] == ["peer", "other"]
+
+
+def test_likelihoods_need_not_sum_to_one() -> None:
+    """Several labels at once: the clip's label is the one with the largest likelihood."""
+    run = predicted([("a", "siren", "siren", 0.9), ("b", "drilling", "siren", 0.9)])
+    both = np.where(np.arange(len(LABELS)) == LABELS.index("drilling"), [[0.8], [0.95]], run.likelihoods)
+
+    figures = figures_of(replace(run, likelihoods=both))
+
+    assert figures.mean_accuracy.value == 1.0
+    assert figures.calibration.likelihood == pytest.approx((0.9 + 0.95) / 2)
 
 
 def test_systems_that_were_tested_on_different_clips_are_refused() -> None:

@@ -70,10 +70,15 @@ def test_a_network_computes_the_same_with_metadata(quantized: Path, packaged: Pa
 
 def test_packaging_again_changes_no_byte(model: Path) -> None:
     """Files that carry metadata already get the same once more, not a second time."""
-    events = load_model_folder(model).card.events
+    card = load_model_folder(model).card
     before = {file.name: sha256_of(file) for file in model.iterdir()}
 
-    write_card(model, onset_response_s=events.onset_response_s, offset_response_s=events.offset_response_s)
+    write_card(
+        model,
+        onset_response_s=card.events.onset_response_s,
+        offset_response_s=card.events.offset_response_s,
+        trained_on={"esc10": [1, 2], "us8k": [1, 2]},
+    )
 
     assert {file.name: sha256_of(file) for file in model.iterdir()} == before
 

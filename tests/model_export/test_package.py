@@ -9,8 +9,11 @@ import pytest
 from agent.errors import UsageError
 from agent.inference import Classifier
 from agent.model_card import DEFAULT_MODEL, EventNumbers, ModelFolder, load_model_folder
+from model_export.calibration import Rescaling
 from model_export.clips import BACKGROUND, LABELS
+from model_export.crossvalidate import training_record
 from model_export.package import DOCUMENT, FIRST_CHOICES, TUNED, write_document, write_events
+from model_export.results import Output
 from model_export.train import Recipe
 
 
@@ -38,7 +41,6 @@ def test_the_document_names_teachers_and_gives_the_figures(packaged: Path, tmp_p
         "recipe": dataclasses.asdict(Recipe()),
         "teachers": [{"name": "yamnet", "sha256": "ab" * 32}],
         "clips": 2,
-        "unlabelled": 3,
         "recordings": 1,
         "folds": {"us8k": [1, 2]},
         "parameters": 1_000,
@@ -51,6 +53,31 @@ def test_the_document_names_teachers_and_gives_the_figures(packaged: Path, tmp_p
     assert f"maps and embedding of yamnet (SHA-256 {'ab' * 32})" in text
     assert "| the | tables |" in text
     assert "--teacher yamnet.tflite --out DIR" in text
+
+
+def test_the_card_knows_what_the_model_has_heard(packaged: Path) -> None:
+    """The folds of training, so that nobody tests on them by mistake."""
+    assert load_model_folder(packaged).card.trained_on == {"us8k": (1, 2), "esc10": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"), [("softmax", "(0.50 for all)"), ("sigmoid", "(siren 0.50 +0.00, drilling 0.50 -0.25)")]
+)
+def test_the_document_says_how_likelihoods_were_calibrated(
+    packaged: Path, trained: Path, tmp_path: Path, output: Output, expected: str
+) -> None:
+    """What was done to them, on which clips, and what they hold for; without, that they are not calibrated."""
+    model = load_model_folder(shutil.copytree(packaged, tmp_path / "model"))
+    assert "Likelihoods are not calibrated." in (model.path / DOCUMENT).read_text(encoding="utf-8")
+    rescaling = Rescaling(output, ("siren", "drilling"), (0.5, 0.5), (0.0, -0.25), (1, 2), 40)
+
+    write_document(model, training_record(trained), "", rescaling)
+
+    text = (model.path / DOCUMENT).read_text(encoding="utf-8")
+    assert f"sums up before its {output} is multiplied and shifted\n{expected}" in text
+    assert "fitted on 40 clips of the folds 1, 2" in text
+    assert "not calibrated" not in text
+    assert "--results DIR --out DIR" in text
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from agent.errors import ModelError
 from agent.values import FloatArray
 from model_export.clips import urbansound8k
 from model_export.features import read_mono
-from model_export.published import PublishedNetwork, clip_targets, train_mlp
+from model_export.published import PublishedNetwork
 from tests.conftest import SHARED_DATA
 
 YAMNET = SHARED_DATA.parent / "models" / "yamnet.tflite"
@@ -69,21 +69,3 @@ def test_a_file_that_takes_no_waveform_is_refused(packaged: Path) -> None:
     """The message says what the file takes and what was expected."""
     with pytest.raises(ModelError, match="expected one float32 waveform"):
         PublishedNetwork(packaged / "embedding.tflite")
-
-
-def test_the_papers_mlp_learns_what_can_be_told_apart() -> None:
-    """Two clouds of embeddings are told apart on samples that it has not seen."""
-    rng = np.random.default_rng(1)
-    targets = rng.integers(0, 2, 600)
-    embeddings = (rng.normal(size=(600, 8)) + 2.0 * targets[:, None]).astype(np.float32)
-
-    classifier = train_mlp(
-        (embeddings[:400], targets[:400]), (embeddings[400:500], targets[400:500]), n_labels=2, seed=0
-    )
-
-    assert (classifier.predict(embeddings[500:], verbose=0).argmax(axis=1) == targets[500:]).mean() > 0.9
-
-
-def test_each_window_carries_its_clips_label() -> None:
-    """As in the paper: a training example is one window."""
-    np.testing.assert_array_equal(clip_targets([3, 1], [2, 3]), [3, 3, 1, 1, 1])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from model_export.clips import urbansound8k
@@ -21,6 +22,19 @@ def test_a_network_is_int8_throughout(packaged: Path, name: str) -> None:
     assert types <= {np.int8, np.int32}
     assert interpreter.get_input_details()[0]["dtype"] is np.int8
     assert interpreter.get_output_details()[0]["dtype"] is np.int8
+
+
+def test_the_first_filters_sum_to_0_in_int8_too(packaged: Path) -> None:
+    """What was rounded does not hear the level either: weights that are one step off would let it through."""
+    model = schema.ModelT.InitFromPackedBuf((packaged / "embedding.tflite").read_bytes())
+    graph = model.subgraphs[0]
+    weights = graph.tensors[graph.operators[0].inputs[1]]
+
+    steps = np.frombuffer(model.buffers[weights.buffer].data.tobytes(), np.int8).reshape(weights.shape[0], -1)
+
+    assert list(weights.shape[1:]) == [3, 3, 1]
+    assert not steps.astype(int).sum(axis=1).any()
+    assert np.abs(steps).max() == 127
 
 
 def test_representative_windows_are_of_all_labels_and_repeatable(data_sets: tuple[Path, Path]) -> None:

@@ -2,9 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
+
+from model_export.calibration import Rescaling
 from model_export.evaluate import Rate, evaluate
 from model_export.head import HeadFigures
-from model_export.report import head_summary, report, summary, table
+from model_export.probe import Gain, Ground, Probe
+from model_export.report import head_summary, probe_report, report, rescaling_summary, summary, table
+from model_export.results import OURS, FoldPredictions
 from tests.model_export.predicted import predicted
 
 ROWS = [
@@ -15,6 +20,17 @@ ROWS = [
     ("d", "background", "background", 0.9),
 ]
 WORSE = [("a", "siren", "drilling", 0.9), *ROWS[1:]]
+
+
+def told_apart(system: str = OURS) -> FoldPredictions:
+    """One run on two clips of two labels, one of them right."""
+    return replace(
+        predicted([("a", "siren", "siren", 0.9)] * 2, system=system),
+        labels=("rain", "rooster"),
+        recordings=("a", "b"),
+        targets=np.array([0, 1]),
+        likelihoods=np.array([[0.8, 0.7], [0.8, 0.7]]),
+    )
 
 
 def lines_of(text: str) -> list[str]:
@@ -34,7 +50,7 @@ def test_columns_line_up() -> None:
 
 def test_every_figure_has_its_place() -> None:
     """Accuracy and recall with their errors, background, the test with its n, calibration and confusions."""
-    text = report(evaluate([predicted(ROWS), predicted(WORSE, system="peer")]))
+    text = report({"us8k": evaluate([predicted(ROWS), predicted(WORSE, system="peer")])})
 
     lines = lines_of(text)
     assert "| clips of recordings | | 4 of 3 | |" in lines
@@ -48,21 +64,59 @@ def test_every_figure_has_its_place() -> None:
 
 
 def test_the_summary_is_the_first_part() -> None:
-    """For a model card: accuracy and recall, without headings of its own."""
+    """For a model card: accuracy and recall of each data set, without headings of its own."""
     evaluation = evaluate([predicted(ROWS)])
 
-    text = summary(evaluation)
+    text = summary({"us8k": evaluation})
 
-    assert text.rstrip() in report(evaluation)
+    _, _, tables = text.partition("\n\n")
+    assert tables.rstrip() in report({"us8k": evaluation})
     assert "| siren | 3 of 2 |" in "\n".join(lines_of(text))
     assert "#" not in text
 
 
 def test_without_background_clips_nothing_is_said_of_them() -> None:
     """No recall is invented for what was not in the test."""
-    text = report(evaluate([predicted(ROWS[:4])]))
+    text = report({"us8k": evaluate([predicted(ROWS[:4])])})
 
     assert "| l3-edge int8 | – | 0.0 ± 0.0 (0.0) |" in lines_of(text)
+
+
+def test_a_data_set_without_background_has_no_such_part() -> None:
+    """ESC-10's ten classes are all to be told apart; its tables come after UrbanSound8K's, by the same rules."""
+    text = report({"us8k": evaluate([predicted(ROWS)]), "esc10": evaluate([told_apart(), told_apart("yamnet + MLP")])})
+
+    street, _, ten = text.partition("# ESC-10")
+    assert "## Background" in street
+    assert "Background" not in ten
+    assert "Accuracy, each fold" in ten
+    assert "## l3-edge int8 against the others" in ten
+    assert any(line.startswith("| l3-edge int8 | 1 | 50.0 ± 35.4 (") for line in lines_of(ten))
+    assert "| rain | 1 | 100 | · |" in lines_of(ten)
+
+
+def test_what_calibration_does_is_told() -> None:
+    """For each label what it is multiplied and shifted by, and what that was fitted on."""
+    rescaling = Rescaling("sigmoid", ("rain", "siren"), (0.5, 1.25), (-0.1, 0.0), (1, 2), 40)
+
+    text = rescaling_summary(rescaling)
+
+    assert text.startswith("Fitted on 40 clips of the folds 1, 2; before its sigmoid")
+    assert "| siren | 1.250 | +0.000 |" in lines_of(text)
+
+
+def test_a_probe_is_told() -> None:
+    """What gain changes, and for each sound how often it is background and what it is taken for otherwise."""
+    grounds = [Ground("pink", -40.0, None, 50, 0.9, 0.06, "drilling"), Ground("speech", None, 20.0, 7, None, 0.0, None)]
+    found = Probe("mine 2", 10, 200, 4, [Gain(-20.0, 0.1, 0.255)], grounds)
+
+    lines = lines_of(probe_report(found))
+
+    assert "How many of 10 clips (of which it has heard 4 in training) and their 200 windows" in " ".join(lines)
+    assert "| -20 dB | 10.0 | 25.5 |" in lines
+    assert "| pink | -40 dB | | 50 | 90 | 6 | drilling |" in lines
+    assert "| speech | | +20 dB | 7 | – | 0 | |" in lines
+    assert "Gain" not in probe_report(replace(found, clips=0))
 
 
 def test_own_classes_and_their_learning_curve_are_told() -> None:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from agent.errors import UsageError
-from model_export.clips import BACKGROUND, Clip, esc10, esc10_others, urbansound8k
+from model_export.clips import BACKGROUND, Clip, esc10, esc10_strangers, urbansound8k
 from model_export.mixing import loudness_db
 from model_export.scenes import read_scenes
 from model_export.soundscapes import (
@@ -29,7 +29,8 @@ ONE_EACH = N_GROUPS * STREET.scene_s / 3600.0  # hours: one scene of each group 
 
 @pytest.fixture(scope="module")
 def clips(data_sets: tuple[Path, Path]) -> list[Clip]:
-    return urbansound8k(data_sets[0]) + esc10(data_sets[1])
+    strangers = {clip.file for clip in esc10_strangers(data_sets[1])}
+    return [clip for clip in urbansound8k(data_sets[0]) + esc10(data_sets[1]) if clip.file not in strangers]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_faint_clips_are_a_last_resort(clips: list[Clip]) -> None:
 
 def test_strangers_sound_and_are_not_labelled(clips: list[Clip], data_sets: tuple[Path, Path]) -> None:
     """A rooster is none of the labels; the record says that it was there."""
-    strangers = [Clip(clip.file, clip.label, clip.dataset, 1, clip.recording) for clip in esc10_others(data_sets[1])]
+    strangers = [Clip(clip.file, clip.label, clip.dataset, 1, clip.recording) for clip in esc10_strangers(data_sets[1])]
 
     street = replace(STREET, stranger_probability=1.0)
     made = list(soundscapes(clips, strangers=strangers, folds=[1], hours=ONE_EACH, seed=0, street=street))

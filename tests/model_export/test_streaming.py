@@ -59,7 +59,7 @@ def test_the_past_is_two_columns_before_each_convolution(tmp_path: Path) -> None
     interpreter = Interpreter(model_path=str(tmp_path / "streaming.tflite"))
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
 
-    assert [tuple(tensor["shape"]) for tensor in (inputs[0], outputs[0])] == [(1, 8, 64, 1), (1, 1, 256)]
+    assert [tuple(tensor["shape"]) for tensor in (inputs[0], outputs[0])] == [(1, 8, 64, 1), (1, 1, 240)]
     assert len(inputs) == len(outputs) == 1 + 8
     for before, after in zip(inputs[1:], outputs[1:], strict=True):
         assert before["shape"][1] == KEPT_COLUMNS

@@ -10,7 +10,7 @@ from agent.inference import dequantize
 from agent.model_card import TensorCard
 from agent.values import FloatArray
 from model_export.mlp import Mlp
-from model_export.tflite_mlp import run_mlp, write_mlp
+from model_export.tflite_mlp import input_of, run_mlp, write_mlp
 
 READS = TensorCard(shape=(1, 24), dtype="int8", scale=0.03, zero_point=-128)
 
@@ -77,3 +77,16 @@ def test_the_same_network_gives_the_same_file(mlp: Mlp, embeddings: FloatArray, 
         write_mlp(mlp, READS, embeddings, tmp_path / name)
 
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_after_a_float_embedding_the_steps_span_what_it_said(mlp: Mlp, embeddings: FloatArray, tmp_path: Path) -> None:
+    """An int8 embedding is read in its own steps; a float one in 256 that reach from its least to its largest value."""
+    shifted = embeddings - np.float32(2.0)
+    reads = input_of(TensorCard(shape=(1, 24), dtype="float32"), shifted)
+
+    assert input_of(READS, embeddings) is READS
+    assert dequantize(np.array([-128, 127], np.int8), reads).tolist() == pytest.approx(
+        [shifted.min(), shifted.max()], abs=reads.scale
+    )
+    write_mlp(mlp, reads, shifted, tmp_path / "mlp.tflite")
+    assert np.abs(run_mlp(tmp_path / "mlp.tflite", reads, shifted) - mlp.likelihoods(shifted)).mean() < 0.01

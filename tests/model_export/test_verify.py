@@ -27,7 +27,7 @@ def test_keras_tflite_and_agent_agree(data_sets: tuple[Path, Path], trained: Pat
 
 def test_another_network_is_noticed(trained: Path, packaged: Path) -> None:
     """A folder that was made from other weights does not pass."""
-    stranger = networks.classifier_network(256, len(LABELS))
+    stranger = networks.classifier_network(networks.FILTERS[-1], len(LABELS), likelihoods="sigmoid")
     rng = np.random.default_rng(0)
     windows = rng.uniform(-80, -20, (8, FRONT_END.n_frames, FRONT_END.n_mels)).astype(np.float32)
 

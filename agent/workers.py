@@ -1,0 +1,300 @@
+"""Other processes that judge recordings, so that a replay uses more than one core.
+
+In: files. Out: their predictions, file after file and in the order of time; events are made of them in one process, as
+ever. Called on the main thread, by `replay` and `cli`. A long recording is heard in parts, each from where a stream can
+be joined: so the predictions are those of one process, to the last bit.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent import pipeline
+from agent.app import Judge
+from agent.config import Config
+from agent.errors import AgentError, RecordingError
+from agent.frontend import JOIN_LEAD_S
+from agent.mono import Channel
+from agent.values import AudioBlock, FloatArray, Prediction
+from agent.wavfile import Recording, open_recording
+
+WORTH_S = (
+    600.0  # of sound for each process: the default model judges it in about the time that a process takes to start
+)
+WHOLE_MAX_S = 600.0  # what cannot be heard in parts and is longer would be a long answer: it is judged here
+PARTS_AHEAD = 2  # for each process
+NO_EMBEDDING = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a recording.
+
+    Attributes:
+        file: the recording.
+        channel: of the file.
+        begin: its first sample; all of it are whole periods in which a stream can be joined.
+        end: where the next part begins; None for the last.
+        lead: samples at its begin that still belong to the part before; none for the first.
+    """
+
+    file: Path
+    channel: Channel
+    begin: int
+    end: int | None
+    lead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a process made of a part.
+
+    Attributes:
+        first_samples, n_samples: int64 (n,), of the windows that begin in the part.
+        likelihoods: float32 (n, n_classes).
+        until: up to which sample the recording was read.
+        ended: whether it ends there.
+        problem: what is wrong with the recording as far as it was read; None if nothing is.
+        n_invalid_samples: in the part.
+    """
+
+    first_samples: NDArray[np.int64]
+    n_samples: NDArray[np.int64]
+    likelihoods: FloatArray
+    until: int
+    ended: bool
+    problem: str | None
+    n_invalid_samples: int
+
+
+def worthwhile(files: Sequence[Path], channel: Channel) -> int:
+    """How many processes pay for so much sound; not more than there are cores for this one."""
+    most = len(os.sched_getaffinity(0))
+    total_s = 0.0
+    for file in files:
+        if total_s >= most * WORTH_S:
+            break
+        try:
+            with open_recording(file, channel) as recording:
+                total_s += recording.duration_s or 0.0
+        except RecordingError:  # said when it is its turn
+            continue
+    return max(1, min(most, int(total_s / WORTH_S)))
+
+
+class Workers:
+    """Processes that judge what comes next, while the caller makes events of what they judged before.
+
+    Args:
+        config: the effective configuration; each process uses one thread.
+        judge: made from it; says where streams can be joined.
+        n: how many processes.
+        files: in the order in which `predictions` will be asked for.
+        channel: of all files.
+    """
+
+    def __init__(self, config: Config, judge: Judge, n: int, files: Sequence[Path], channel: Channel) -> None:
+        context = multiprocessing.get_context("spawn")  # forked LiteRT threads would hang
+        one_thread = config.inference.model_copy(update={"num_threads": 1})
+        self._stopped = context.Event()
+        self._pool = ProcessPoolExecutor(
+            n, context, _begin, (config.model_copy(update={"inference": one_thread}), self._stopped)
+        )
+        self._most = n * PARTS_AHEAD
+        self._numbers = {str(file): number for number, file in enumerate(files)}
+        self._parts = (part for file in files for part in self._parts_of(file, channel, judge.join_period_s))
+        self._waiting: deque[tuple[int, Future[Judged]]] = deque()  # number of the file, what becomes of a part
+        self._wanted = 0  # number of the file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def predictions(
+        self, recording: Recording, analysed: Callable[[int], None] = lambda _samples: None
+    ) -> Iterator[Prediction] | None:
+        """What the processes made of a recording, without embeddings; its problems are noted in it.
+
+        Args:
+            recording: just opened, and nothing read of it.
+            analysed: told after each part up to which sample all is analysed.
+
+        Returns:
+            The predictions; None for a recording that has to be judged here: a stream, or too long for one process.
+
+        Raises:
+            RecordingError: while they are taken: it cannot be opened any more.
+        """
+        if recording.name not in self._numbers:
+            return None
+        self._wanted = self._numbers[recording.name]
+        self._fill()
+        while self._waiting and self._waiting[0][0] < self._wanted:  # it was left before its end
+            self._waiting.popleft()[1].cancel()
+            self._fill()
+        if not self._waiting or self._waiting[0][0] != self._wanted:
+            return None
+        return self._taken(recording, analysed)
+
+    def _taken(self, recording: Recording, analysed: Callable[[int], None]) -> Iterator[Prediction]:
+        ended = False
+        while not ended:
+            _, answer = self._waiting.popleft()
+            self._fill()
+            judged = _result(answer)
+            ended = judged.ended
+            recording.problem = recording.problem or judged.problem
+            recording.n_invalid_samples += judged.n_invalid_samples
+            windows = zip(judged.first_samples.tolist(), judged.n_samples.tolist(), strict=True)
+            for likelihoods, (first_sample, n_samples) in zip(judged.likelihoods, windows, strict=True):
+                yield Prediction(likelihoods, NO_EMBEDDING, first_sample, n_samples)
+            analysed(judged.until)
+
+    def _fill(self) -> None:
+        for part in itertools.islice(self._parts, self._most - len(self._waiting)):
+            # A child keeps this mask: Ctrl-C goes to the whole process group, and it is the parent's to stop.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._waiting.append((self._numbers[str(part.file)], self._pool.submit(_judge, part)))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _parts_of(self, file: Path, channel: Channel, period_s: int) -> Iterator[Part]:
+        """The parts of one file; none if it is to be judged here, or cannot be opened, which is said there."""
+        try:
+            with open_recording(file, channel) as recording:
+                rate_hz, n_samples, seekable = recording.sample_rate_hz, recording.n_samples, recording.seekable
+        except RecordingError:
+            return
+        if n_samples is None or not seekable:
+            if n_samples is not None and n_samples <= WHOLE_MAX_S * rate_hz:
+                yield Part(file, channel, 0, None, lead=0)
+            return
+        # The end of a recording is long enough to be a part if a window can begin after its lead.
+        begins = range(0, max(1, n_samples - 2 * JOIN_LEAD_S * rate_hz), period_s * rate_hz)
+        for begin, end in itertools.zip_longest(begins, begins[1:]):
+            if self._numbers[str(file)] < self._wanted:
+                return
+            yield Part(file, channel, begin, end, lead=JOIN_LEAD_S * rate_hz)
+
+
+def _result(answer: Future[Judged]) -> Judged:
+    try:
+        return answer.result()
+    except BrokenProcessPool as error:
+        raise AgentError("a process that judges recordings has ended, expected it to go on (out of memory?)") from error
+
+
+# --- in the other processes ----------------------------------------------------------------------------------------
+
+
+class _Worker:
+    """What a process needs for every part."""
+
+    def __init__(self, config: Config, stopped: Event) -> None:
+        self._judge = Judge(config)
+        self._stopped = stopped
+
+    def judge(self, part: Part) -> Judged:
+        try:
+            recording = open_recording(part.file, part.channel, first_sample=part.begin)
+        except RecordingError as error:
+            if part.begin == 0:
+                raise
+            return self._answer([], part.begin, ended=True, problem=str(error), n_invalid_samples=0)
+        with recording:
+            return self._judged(part, recording)
+
+    def _judged(self, part: Part, recording: Recording) -> Judged:
+        until, n_invalid = part.begin, 0
+
+        def blocks() -> Iterator[AudioBlock]:
+            nonlocal until, n_invalid
+            for block in _blocks_of(part, recording):
+                if self._stopped.is_set():
+                    return
+                until = block.first_sample + len(block.samples)
+                if part.end is None or until <= part.end:
+                    n_invalid = recording.n_invalid_samples
+                yield block
+
+        first = part.begin + part.lead if part.begin else 0
+        end = None if part.end is None else part.end + part.lead
+        predictions = pipeline.predictions(
+            blocks(), self._judge.stages(recording.sample_rate_hz).front_end, self._judge.classifier
+        )
+        heard = []
+        for prediction in predictions:
+            if end is not None and prediction.first_sample >= end:
+                ended = False
+                break
+            if prediction.first_sample >= first:
+                heard.append(prediction)
+        else:
+            ended = True
+        return self._answer(heard, until, ended=ended, problem=recording.problem, n_invalid_samples=n_invalid)
+
+    def _answer(
+        self, heard: Sequence[Prediction], until: int, *, ended: bool, problem: str | None, n_invalid_samples: int
+    ) -> Judged:
+        likelihoods = np.empty((len(heard), len(self._judge.labels)), np.float32)
+        for row, prediction in zip(likelihoods, heard, strict=True):
+            row[:] = prediction.likelihoods
+        return Judged(
+            first_samples=np.array([prediction.first_sample for prediction in heard], np.int64),
+            n_samples=np.array([prediction.n_samples for prediction in heard], np.int64),
+            likelihoods=likelihoods,
+            until=until,
+            ended=ended,
+            problem=problem,
+            n_invalid_samples=n_invalid_samples,
+        )
+
+
+def _blocks_of(part: Part, recording: Recording) -> Iterator[AudioBlock]:
+    """The part in long blocks; then in short ones until somebody has had enough of the next part."""
+    n = recording.long_block
+    if part.end is None:
+        yield from recording.blocks(n)
+    else:
+        yield from itertools.islice(recording.blocks(n), (part.end - part.begin) // n)
+        yield from recording.blocks()
+
+
+_worker: _Worker
+
+
+def _begin(config: Config, stopped: Event) -> None:
+    """Called once in each process, before all else."""
+    global _worker  # noqa: PLW0603  the executor knows no other way to keep something in a process
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    _worker = _Worker(config, stopped)
+
+
+def _end_with(parent: int) -> None:
+    """A process whose parent was killed would wait for it for good."""
+    connection.wait([parent])
+    os._exit(1)
+
+
+def _judge(part: Part) -> Judged:
+    return _worker.judge(part)

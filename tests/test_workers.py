@@ -1,0 +1,230 @@
+"""Promises of `agent.workers`: several processes judge, and nobody can tell it from what they say."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from agent import pipeline, workers
+from agent.app import Judge, Stop
+from agent.config import Config, InferenceConfig
+from agent.errors import AgentError
+from agent.replay import classify, replay
+from agent.values import FloatArray, Prediction
+from agent.wavfile import Recording, open_recording
+from agent.workers import PARTS_AHEAD, WORTH_S, Workers, worthwhile
+from tests.broker import wait_until
+from tests.commands import CommandFactory
+
+RATE_HZ = 22_050
+LONG_S = 250.6  # three parts
+
+Told = tuple[int, int, bytes]
+
+
+def sound(duration_s: float) -> FloatArray:
+    """Noise that comes and goes, and a wail in it: the network says something else each time."""
+    rng = np.random.default_rng(8)
+    times_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
+    levels = 10.0 ** rng.uniform(-4.0, -0.5, round(duration_s) + 2)
+    wail = np.sin(2 * np.pi * (1000.0 * times_s + 60.0 * np.sin(2 * np.pi * 0.4 * times_s)))
+    noise = rng.normal(0.0, 0.3, len(times_s))
+    mixed: FloatArray = (np.interp(times_s, np.arange(len(levels)), levels) * (noise + wail)).astype(np.float32)
+    return np.clip(mixed, -1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(Config())
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of all kinds: long, short, spoilt, cut off, coded with their past, and none at all."""
+    folder = tmp_path_factory.mktemp("street")
+    samples = sound(LONG_S)
+    soundfile.write(folder / "a-long.flac", samples, RATE_HZ)
+    soundfile.write(folder / "b-short.wav", samples[:RATE_HZ], RATE_HZ)
+    soundfile.write(folder / "c-coded.ogg", samples[: 30 * RATE_HZ], RATE_HZ)
+    spoilt = np.stack((samples, np.roll(samples, 999)), axis=1)
+    for second in (5.0, 119.99, 120.5, 121.5, 249.0):
+        spoilt[round(second * RATE_HZ), 0] = np.nan
+    soundfile.write(folder / "d-spoilt.wav", spoilt, RATE_HZ, subtype="FLOAT")
+    soundfile.write(folder / "e-cut.flac", samples, RATE_HZ)
+    whole = (folder / "e-cut.flac").read_bytes()
+    (folder / "e-cut.flac").write_bytes(whole[: len(whole) // 2])
+    (folder / "f-none.wav").write_bytes(b"no recording")
+    soundfile.write(folder / "g-last.wav", samples[: 2 * RATE_HZ], RATE_HZ)
+    return folder
+
+
+def told(prediction: Prediction) -> Told:
+    return prediction.first_sample, prediction.n_samples, prediction.likelihoods.tobytes()
+
+
+def judged_here(recording: Recording, judge: Judge) -> list[Told]:
+    front_end = judge.stages(recording.sample_rate_hz).front_end
+    return list(map(told, pipeline.predictions(recording.blocks(), front_end, judge.classifier)))
+
+
+def judged_by(workers: Workers, recording: Recording) -> list[Told]:
+    predictions = workers.predictions(recording)
+    assert predictions is not None
+    return list(map(told, predictions))
+
+
+def test_several_processes_judge_as_one_does(street: Path, judge: Judge) -> None:
+    """Every window of every recording gets the same likelihoods to the last bit, and what is wrong is said once."""
+    files = [file for file in sorted(street.iterdir()) if file.name != "f-none.wav"]
+
+    with Workers(Config(), judge, 2, files, "mix") as workers:
+        for file in files:
+            with open_recording(file) as here, open_recording(file) as there:
+                assert judged_by(workers, there) == judged_here(here, judge)
+                assert (there.problem, there.n_invalid_samples) == (here.problem, here.n_invalid_samples)
+
+    assert here.problem is None
+    assert there.n_invalid_samples == 0
+
+
+def test_both_forms_and_other_hops_and_channels(street: Path) -> None:
+    """The promise holds window by window, at a hop of 0.2 s, and for one channel."""
+    config = Config(inference=InferenceConfig(form="windowed", window_hop_s=0.2))
+    judge, file = Judge(config), street / "d-spoilt.wav"
+
+    with Workers(config, judge, 2, [file], 2) as workers, open_recording(file, 2) as here:
+        with open_recording(file, 2) as there:
+            assert judged_by(workers, there) == judged_here(here, judge)
+        assert there.n_invalid_samples == 0
+
+
+def test_events_and_labels_are_those_of_one_process(street: Path, judge: Judge) -> None:
+    """What is told about a recording is the same to the last byte; a recording that is left does not hold up others."""
+    files = sorted(street.glob("*.*"))
+
+    def events_of(file: Path, workers: Workers | None) -> list[str]:
+        events: list[str] = []
+        with open_recording(file) as recording:
+            replay(recording, judge, lambda event: events.append(repr(event)), stop=Stop(), workers=workers)
+        return events
+
+    def label_of(file: Path, workers: Workers | None) -> bytes:
+        with open_recording(file) as recording:
+            prediction = classify(recording, judge, stop=Stop(), workers=workers)
+        assert prediction is not None
+        return prediction.likelihoods.tobytes()
+
+    with Workers(Config(), judge, 2, files, "mix") as workers:
+        assert events_of(files[0], workers) == events_of(files[0], None) != []
+        assert events_of(files[2], workers) == events_of(files[2], None)
+        assert label_of(files[4], workers) == label_of(files[4], None)
+        with open_recording(files[-1]) as last:
+            assert workers.predictions(last) is not None
+
+
+def test_what_cannot_be_shared_is_judged_here(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream, and a long recording of which no part can be read alone; the next one is shared again."""
+    monkeypatch.setattr(workers, "WHOLE_MAX_S", 5.0)
+    files = [tmp_path / "1.ogg", tmp_path / "2.ogg"]
+    for file, duration_s in zip(files, (6.0, 4.0), strict=True):
+        soundfile.write(file, sound(duration_s), RATE_HZ)
+
+    with (
+        Workers(Config(), judge, 2, files, "mix") as shared,
+        open_recording(files[0]) as long,
+        open_recording(files[1]) as short,
+    ):
+        assert shared.predictions(long) is None
+        long.name = "standard input"
+        assert shared.predictions(long) is None
+        assert len(judged_by(shared, short)) == 31
+
+
+def sparse_wav(file: Path, duration_s: int) -> Path:
+    """Silence that takes no room on the disk: 8 bit, 8 kHz."""
+    soundfile.write(file, np.zeros(8), 8_000, subtype="PCM_U8")
+    content = bytearray(file.read_bytes())
+    n = duration_s * 8_000
+    content[4:8], content[40:44] = (36 + n).to_bytes(4, "little"), n.to_bytes(4, "little")
+    file.write_bytes(content[:44])
+    os.truncate(file, 44 + n)
+    return file
+
+
+def test_processes_do_not_run_far_ahead(judge: Judge, tmp_path: Path) -> None:
+    """Of a recording of a day, only a few parts are on the way at any time: memory does not grow with its length."""
+    day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
+
+    with Workers(Config(), judge, 2, [day], "mix") as workers, open_recording(day) as recording:
+        predictions = workers.predictions(recording)
+        assert predictions is not None
+        for _ in range(3000):
+            next(predictions)
+            assert len(workers._waiting) <= 2 * PARTS_AHEAD
+
+
+def test_a_process_that_dies_is_said(judge: Judge, tmp_path: Path) -> None:
+    """When the system kills a process, the replay does not wait for it."""
+    day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
+
+    with Workers(Config(), judge, 1, [day], "mix") as workers, open_recording(day) as recording:
+        predictions = workers.predictions(recording)
+        assert predictions is not None
+        next(predictions)
+        for child in children_of(os.getpid()):
+            if "resource_tracker" not in command_of(child):
+                os.kill(child, signal.SIGKILL)
+        with pytest.raises(AgentError, match="a process that judges recordings has ended"):
+            list(predictions)
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "cores", "expected"),
+    [(0, 8, 1), (WORTH_S, 8, 1), (2 * WORTH_S, 8, 2), (100 * WORTH_S, 8, 8), (100 * WORTH_S, 1, 1)],
+)
+def test_as_many_processes_as_the_sound_is_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, duration_s: float, cores: int, expected: int
+) -> None:
+    """Few recordings are not worth a process; never are there more than cores; what is no recording counts nothing."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(cores)))
+    (tmp_path / "none.wav").write_bytes(b"no recording")
+    files = [tmp_path / "none.wav", *(sparse_wav(tmp_path / f"{n}.wav", round(duration_s) // 4) for n in range(4))]
+
+    assert worthwhile(files, "mix") == expected
+
+
+def children_of(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def command_of(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def are_gone(processes: list[int]) -> Callable[[], bool]:
+    return lambda: all(command_of(process) == "" for process in processes)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_process_is_left_behind(
+    urbansound: CommandFactory, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """However a replay is ended, its processes end with it, and none of them complains."""
+    replayed = urbansound("replay", "--jobs", "2", sparse_wav(tmp_path / "day.wav", 24 * 3600))
+    wait_until(lambda: len(children_of(replayed.process.pid)) == 3, "two processes, and the tracker of semaphores")
+    children = children_of(replayed.process.pid)
+
+    for process in [replayed.process.pid, *(children if number == signal.SIGINT else [])]:  # as from a terminal
+        os.kill(process, number)
+
+    assert replayed.wait() == code
+    wait_until(are_gone(children), "no children")
+    if number != signal.SIGKILL:  # then Python's own tracker of semaphores says that it had to clean up
+        assert replayed.stderr == ""
