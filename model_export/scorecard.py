@@ -85,7 +85,7 @@ def _tuning_parts(tuning: Tuning) -> Iterator[str]:
     yield table(
         [
             "numbers",
-            "of the budget",
+            "caution",
             "event F1",
             "held out",
             "1-s segment F1",
@@ -128,7 +128,7 @@ def _tried_row(one: Tried, hours: float, *, is_taken: bool) -> list[str]:
     fitted, held_out = total(one.fitted.values()), total(one.held_out.values())
     return [
         one.name,
-        "–" if one.margin is None else f"{one.margin:.0%}",
+        "–" if one.caution is None else str(one.caution),
         f"{fitted.event_f1:.3f}",
         f"{held_out.event_f1:.3f}",
         f"{fitted.segment_f1:.3f}",
@@ -150,10 +150,10 @@ def tuning_figures(tuning: Tuning) -> dict[str, Any]:
     return {
         "budget": tuning.budget,
         "event_free_hours": tuning.event_free_hours,
-        "taken": {"numbers": tuning.taken.name, "margin": tuning.taken.margin},
+        "taken": {"numbers": tuning.taken.name, "caution": tuning.taken.caution},
         "rules": rules(tuning.rules),
         "tried": [
-            {"numbers": one.name, "margin": one.margin, "fitted": plain(one.fitted), "held_out": plain(one.held_out)}
+            {"numbers": one.name, "caution": one.caution, "fitted": plain(one.fitted), "held_out": plain(one.held_out)}
             for one in tuning.tried
         ],
         "curve": {

@@ -5,8 +5,9 @@ scenes that they were not chosen on.
 
 Few recordings stand behind many scenes, and numbers for each label that fit them well are wrong in the next street.
 So a label gets numbers of its own only where that pays in nine of ten draws of the groups; and whether numbers of its
-own, one rule for all, or the card's numbers are written, cross-validation over the folds decides. The budget is kept on
-scenes that were not looked at, too: where it is not, the choice is made again with a smaller one.
+own, one rule for all, or the card's numbers are written, cross-validation over the folds decides. The budget is to be
+kept on scenes that were not looked at, too: so the choice is also made with caution, as if false alarms were surer than
+they are, and cross-validation decides how much of that is needed.
 """
 
 import itertools
@@ -26,14 +27,14 @@ from model_export.tracks import Track, at_threshold, events_of_candidates
 
 log = logging.getLogger(__name__)
 
-ON = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+ON = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 OFF = (0.3, 0.6, 0.9)  # of `on`
 MIN_DURATION_S = (0.1, 0.3, 0.6, 1.0)
 MERGE_GAP_S = (0.5, 1.0, 2.0)
 N_DRAWS = 400
 BOOTSTRAP_SEED = 0
 CLEAR = 0.1  # a gain that is there in all but this fraction of the draws
-MARGINS = (1.0, 0.5, 0.25)  # of the budget
+CAUTIONS = (0, 1, 2, 3)  # steps of `on`
 HOUR_S = 3600.0
 
 HITS, TOLD, TRUE, SEGMENT_HITS, SEGMENTS_TOLD, SEGMENTS_TRUE, FALSE_ALARMS = range(7)  # places in `Counts`
@@ -53,6 +54,7 @@ class Evidence:
         units: of each group, what it is held out with: its fold, or itself.
         counts: float64 (n_groups, n_labels, n_candidates, 7), the fields of `Counts`.
         event_free_s: float64 (n_groups,).
+        one_step_lower: of each candidate, the place of the one with the next lower `on`, or its own.
     """
 
     labels: tuple[str, ...]
@@ -61,11 +63,23 @@ class Evidence:
     units: tuple[str, ...]
     counts: Floats
     event_free_s: Floats
+    one_step_lower: NDArray[np.int64]
 
     def sums(self, groups: Sequence[int]) -> Floats:
         """float64 (n_labels, n_candidates, 7), over these groups."""
         summed: Floats = self.counts[list(groups)].sum(axis=0)
         return summed
+
+    def false_alarms(self, groups: Sequence[int], caution: int) -> Floats:
+        """How many false alarms each candidate has on these groups, with `on` so many steps lower.
+
+        Returns:
+            float64 (n_labels, n_candidates).
+        """
+        false_alarms: Floats = self.counts[list(groups)][..., FALSE_ALARMS].sum(axis=0)
+        for _ in range(caution):
+            false_alarms = false_alarms[:, self.one_step_lower]
+        return false_alarms
 
     def allowed(self, groups: Sequence[int], budget: float) -> float:
         """How many false alarms the budget allows on these groups."""
@@ -86,14 +100,14 @@ class Tried:
 
     Attributes:
         name: of the way.
-        margin: of the budget that the choice was allowed; None where nothing was chosen.
+        caution: false alarms were counted at an `on` so many steps lower; None where nothing was chosen.
         fitted: counts on the scenes that it was chosen on.
         held_out: counts on scenes that it was not chosen on, each fold by what was chosen on the others.
         choice: on all scenes.
     """
 
     name: str
-    margin: float | None
+    caution: int | None
     fitted: dict[str, Counts]
     held_out: dict[str, Counts]
     choice: Choice
@@ -153,7 +167,20 @@ def gather(tracks: Sequence[Track], candidates: Mapping[str, Sequence[EventRule]
             log.info("tune.gathered scenes=%d of=%d", number, len(tracks))
     folds = {track.scene.group: str(track.scene.fold) for track in tracks}
     of_folds = tuple(folds[group] for group in groups)
-    return Evidence(labels, candidates, groups, of_folds if len(set(of_folds)) > 1 else groups, counts, free_s)
+    units = of_folds if len(set(of_folds)) > 1 else groups
+    return Evidence(labels, candidates, groups, units, counts, free_s, _one_step_lower(candidates[labels[0]]))
+
+
+def _one_step_lower(candidates: Sequence[EventRule]) -> NDArray[np.int64]:
+    def like(rule: EventRule) -> tuple[float, ...]:
+        return round(rule.off / rule.on, 2), rule.min_duration_s, rule.merge_gap_s
+
+    places = list(range(len(candidates)))
+    *shared, _ = enumerate(candidates)  # the card's are not of the grid
+    for place, rule in shared:
+        lower = [(one.on, other) for other, one in shared if like(one) == like(rule) and one.on < rule.on]
+        places[place] = max(lower, default=(0.0, place))[1]
+    return np.array(places)
 
 
 def tune(tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventCard, *, budget: float) -> Tuning:
@@ -185,21 +212,21 @@ def tune(tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventC
 
 
 def _ways(evidence: Evidence, budget: float) -> Iterator[Tried]:
-    """The card's numbers; one rule for all and rules for each label, with all and with less of the budget."""
+    """The card's numbers; one rule for all and a rule for each label, with more and more caution."""
     everywhere = range(len(evidence.groups))
     card = dict.fromkeys(evidence.labels, len(next(iter(evidence.candidates.values()))) - 1)
     kept = evidence.chosen(card, everywhere)
     yield Tried("the card's", None, kept, kept, card)
-    for margin in MARGINS:
+    for caution in CAUTIONS:
         for name, choose in (("one rule", one_rule), ("a rule for each label", rule_for_each_label)):
-            choice = choose(evidence, everywhere, budget * margin)
+            choice = choose(evidence, everywhere, budget, caution)
             held_out: dict[str, Counts] = dict.fromkeys(evidence.labels, Counts())
             for unit in sorted(set(evidence.units)):
                 test = [group for group in everywhere if evidence.units[group] == unit]
                 train = [group for group in everywhere if evidence.units[group] != unit]
-                tested = evidence.chosen(choose(evidence, train, budget * margin), test)
+                tested = evidence.chosen(choose(evidence, train, budget, caution), test)
                 held_out = {label: counts + tested[label] for label, counts in held_out.items()}
-            yield Tried(name, margin, evidence.chosen(choice, everywhere), held_out, choice)
+            yield Tried(name, caution, evidence.chosen(choice, everywhere), held_out, choice)
 
 
 def _best(tried: Sequence[Tried], evidence: Evidence, budget: float) -> Tried:
@@ -209,10 +236,11 @@ def _best(tried: Sequence[Tried], evidence: Evidence, budget: float) -> Tried:
     def false_alarms(one: Tried) -> int:
         return sum(counts.false_alarms for counts in one.held_out.values())
 
-    quiet = [one for one in tried if false_alarms(one) <= allowed]
-    if not quiet:
-        return min(tried, key=false_alarms)
-    return max(quiet, key=lambda one: worth(np.array([astuple(counts) for counts in one.held_out.values()])))
+    def worth_of(one: Tried) -> float:
+        return worth(np.array([astuple(counts) for counts in one.held_out.values()]))
+
+    quiet = [one for one in tried if false_alarms(one) <= max(allowed, min(map(false_alarms, tried)))]
+    return max(quiet, key=worth_of)
 
 
 def worth(counts: Floats) -> float:
@@ -227,16 +255,16 @@ def worth(counts: Floats) -> float:
     return float(by_event + by_second) / 2
 
 
-def one_rule(evidence: Evidence, groups: Sequence[int], budget: float) -> Choice:
+def one_rule(evidence: Evidence, groups: Sequence[int], budget: float, caution: int = 0) -> Choice:
     """The best rule that is the same for all labels and keeps the budget; the best of the quietest if none does."""
     sums = evidence.sums(groups)[:, :-1]  # the card's are not the same for all
-    false_alarms = sums[..., FALSE_ALARMS].sum(axis=0)  # (n_candidates,)
+    false_alarms = evidence.false_alarms(groups, caution)[:, :-1].sum(axis=0)  # (n_candidates,)
     worths = np.array([worth(sums[:, candidate]) for candidate in range(sums.shape[1])])
     allowed = max(evidence.allowed(groups, budget), false_alarms.min())
     return dict.fromkeys(evidence.labels, int(np.argmax(np.where(false_alarms <= allowed, worths, -1.0))))
 
 
-def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float) -> Choice:
+def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float, caution: int = 0) -> Choice:
     """From the best rule for all on, what clearly pays for a label, and what the budget demands of it.
 
     What a label's rule adds to the worth of all is linear in its counts, near the worth that there is. A false alarm
@@ -246,7 +274,7 @@ def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float
     allowed = evidence.allowed(groups, budget)
     counts = evidence.counts[list(groups)]  # (n_groups, n_labels, n_candidates, 7)
     sure = _sure_gains(_gains(counts, start, evidence.labels))  # (n_labels, n_candidates)
-    false_alarms = counts[..., FALSE_ALARMS].sum(axis=0)  # (n_labels, n_candidates)
+    false_alarms = evidence.false_alarms(groups, caution)
     choice = start
     for price in (0.0, *np.geomspace(1e-5, 1.0, 51)):
         scores = sure - price * false_alarms

@@ -85,6 +85,17 @@ def test_a_rule_of_ones_own_keeps_the_budget() -> None:
     assert choices(tracks, budget=1_000.0)[1] == {"siren": AT_3, "dog_bark": AT_3}
 
 
+def test_caution_keeps_away_from_false_alarms_that_nearly_are() -> None:
+    """What does not sound reaches 0.45: at 0.5 that is no false alarm here, and may be one elsewhere."""
+    tracks = scenes(lambda _: {"siren": (0.95, 0.45), "dog_bark": (0.95, 0.1)})
+    evidence = gather(tracks, {label: [*CANDIDATES, RULE] for label in LABELS}, EVENTS)
+    everywhere = range(len(evidence.groups))
+
+    for choose in (one_rule, rule_for_each_label):
+        assert choose(evidence, everywhere, 2.0, 0)["siren"] == AT_5
+        assert choose(evidence, everywhere, 2.0, 1)["siren"] == AT_9
+
+
 def test_the_card_stays_where_nothing_is_better() -> None:
     """Numbers that are right already are kept, and written as they were."""
     tuning = tune(scenes(lambda _: {"siren": (0.9, 0.1), "dog_bark": (0.9, 0.1)}), RULES, EVENTS, budget=2.0)
@@ -104,7 +115,7 @@ def test_scores_are_told_for_scenes_that_were_not_chosen_on() -> None:
         budget=2.0,
     )
 
-    (one,) = (tried for tried in tuning.tried if tried.name == "one rule" and tried.margin == 1.0)
+    (one,) = (tried for tried in tuning.tried if tried.name == "one rule" and tried.caution == 0)
     assert total(one.fitted.values()).false_alarms == 0
     assert total(one.held_out.values()).false_alarms == 4  # in the four groups of that fold
     assert total(one.held_out.values()).true == total(one.fitted.values()).true == 24
