@@ -41,6 +41,11 @@ def ten_classes(data_sets: tuple[Path, Path]) -> list[Clip]:
     return esc10_as_published(data_sets[1])
 
 
+@pytest.fixture
+def data(clips: list[Clip], ten_classes: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    return clips, ten_classes
+
+
 def names(clips: Sequence[Clip]) -> set[str]:
     return {clip.file.name for clip in clips}
 
@@ -129,10 +134,13 @@ def test_clips_are_judged_as_classify_judges_them(model: ModelFolder, clips: lis
     assert run.likelihoods[1].tolist() == pytest.approx(list(said["likelihoods"].values()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_peers_are_run_side_by_side(
-    model: ModelFolder, clips: list[Clip], ten_classes: list[Clip], published: Path
+    data: tuple[list[Clip], list[Clip]], model: ModelFolder, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same clips and folds for all, on both data sets."""
+    clips, ten_classes = data
+    monkeypatch.setattr("model_export.mlp.STEPS", 10)
     runs = benchmark(model, trial_of(model, clips, ten_classes, [2]), [PublishedNetwork(published)])
 
     assert {dataset: {run.system for run in its_runs} for dataset, its_runs in runs.items()} == {

@@ -13,6 +13,12 @@ from model_export.frozen import SEEDS, frozen_runs
 LABELS = ("rain", "rooster")
 
 
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for what is so easily told apart."""
+    monkeypatch.setattr("model_export.mlp.STEPS", 40)
+
+
 @pytest.fixture
 def clips() -> list[Clip]:
     """Two clips of each label in each of three folds, each a recording of its own."""

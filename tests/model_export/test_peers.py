@@ -35,6 +35,7 @@ def test_the_same_network_twice_is_refused(published: Path, tmp_path: Path) -> N
         peers_of([published, again])
 
 
+@pytest.mark.slow
 def test_a_peer_is_trained_with_each_seed_and_tested_on_each_fold(
     data_sets: tuple[Path, Path], published: Path
 ) -> None:
