@@ -103,7 +103,7 @@ def network_of(shapes: Sequence[tuple[int, ...]], *, is_float: bool) -> bytes:
 
 
 def test_a_window_becomes_one_likelihood_for_each_class(model: ModelFolder, windows: list[Window]) -> None:
-    """The likelihoods lie between 0 and 1 and share 1 among the classes; time and embedding come with them."""
+    """Each likelihood lies between 0 and 1; time and embedding come with them."""
     prediction = Classifier(model).predict(windows[3])
 
     assert (prediction.first_sample, prediction.n_samples) == (windows[3].first_sample, windows[3].n_samples)
@@ -111,7 +111,6 @@ def test_a_window_becomes_one_likelihood_for_each_class(model: ModelFolder, wind
     assert prediction.embedding.shape == model.card.embedding.output.shape[1:]
     assert prediction.likelihoods.dtype == prediction.embedding.dtype == np.dtype(np.float32)
     assert 0.0 <= prediction.likelihoods.min() <= prediction.likelihoods.max() <= 1.0
-    assert prediction.likelihoods.sum() == pytest.approx(1.0, abs=len(model.card.labels) / 256)
 
 
 def test_the_agent_says_what_the_files_say(model: ModelFolder, windows: list[Window]) -> None:
