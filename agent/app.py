@@ -48,6 +48,11 @@ class Judge:
     Args:
         config: the effective configuration.
 
+    Attributes:
+        model, rules, classifier: what it judges by.
+        streams: whether the embedding network runs in its streaming form.
+        window_hop_s: as configured.
+
     Raises:
         ModelError: the model folder is not what its card says, or has no classifier.
         ConfigError: the rules, the window hop or the form of inference do not fit the model.
@@ -63,9 +68,9 @@ class Judge:
             label: rule for label, rule in rules.items() if label != card.background_label
         }
         self.stages(card.front_end.sample_rate_hz)  # what does not fit is said now, not when sound comes
-        self.classifier = Classifier(
-            self.model, num_threads=config.inference.num_threads, streaming=_streams(card, config.inference)
-        )
+        self.streams = _streams(card, config.inference)
+        self.window_hop_s = config.inference.window_hop_s
+        self.classifier = Classifier(self.model, num_threads=config.inference.num_threads, streaming=self.streams)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -153,6 +153,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("file", type=Path, metavar="FILE")
     command = add(
+        "bench",
+        _bench,
+        "measure how fast the agent is on this machine, stage by stage",
+        "  urbansound bench\n  urbansound bench --seconds 600 street.flac\n  urbansound bench --json > bench.json",
+        configured,
+    )
+    command.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="a recording (default: a sound that is made on the spot)"
+    )
+    command.add_argument(
+        "--seconds",
+        type=_number(3, 86_400),
+        default=20,
+        metavar="S",
+        help="how long to hear at the pace of a microphone (default: 20)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, for programs")
+    command = add(
         "watch",
         _watch,
         "subscribe to the broker and print events as they come",
@@ -507,6 +525,14 @@ def _check(options: argparse.Namespace) -> int:
     ]
     _put("\n".join(lines) + "\n")
     print(f"# {options.file}: all is well", file=sys.stderr)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from agent.bench import as_text, bench
+
+    report = bench(_configuration(options.config), options.file, options.seconds)
+    _put(json.dumps(report.as_json(), indent=1) + "\n" if options.json else as_text(report))
     return 0
 
 

@@ -11,22 +11,19 @@ window's own maximum as its reference, gets frames that are its window's own.
 
 import itertools
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
-from scipy import fft
 
 from agent.errors import ConfigError
+from agent.fourier import spectra
 from agent.model_card import FrontEndNumbers
+from agent.resampler import STEPS_PER_S, Resampler
 from agent.values import AudioBlock, FloatArray, Window
 
-STEPS_PER_S = 10  # resampling and STFT work in steps of a tenth of a second
 STEPS_AT_ONCE = 10  # more would not stay in a processor's cache
-JOIN_LEAD_S = 1  # the resampler hears so much before what it gives counts: many times the length of its filter
 JOIN_PERIOD_MIN_S = 120
 LEAST_MAGNITUDE = 1e-10  # what is less counts as this, where a window's maximum is the reference (kapre 0.1.4)
 
@@ -128,9 +125,9 @@ class LogMel:
         n_frames = len(slices)
         tapered, power, squared = self._tapered[:n_frames], self._power[:n_frames], self._squared[:n_frames]
         np.multiply(slices, self._taper, out=tapered[:, : len(self._taper)])
-        spectra = fft.rfft(tapered)  # (n_frames, n_bins)
-        np.square(spectra.real, out=power)
-        np.square(spectra.imag, out=squared)
+        transformed = spectra(tapered)  # (n_frames, n_bins)
+        np.square(transformed.real, out=power)
+        np.square(transformed.imag, out=squared)
         np.add(power, squared, out=power)
         if self._numbers.spectrum == "magnitude":
             np.sqrt(power, out=power)
@@ -159,7 +156,7 @@ class LogMel:
 def join_period_s(numbers: FrontEndNumbers, *, window_hop_s: float) -> int:
     """Each time a stream is this old, it can be joined: another front end that begins there gives the same windows.
 
-    The same to the last bit, if they begin `JOIN_LEAD_S` later or more. So long recordings can be heard in parts.
+    The same to the last bit, if they begin `LEAD_S` later or more. So long recordings can be heard in parts.
     """
     window_hop = round(window_hop_s * numbers.sample_rate_hz)
     step = 1 if numbers.has_own_frames else frames_per_step(numbers) * numbers.hop_length_samples
@@ -285,10 +282,10 @@ class FrontEnd:
         self._capture_rate_hz = capture_rate_hz
         self._hop_samples = n_steps * step_samples  # at the model's rate
         self._framing = (_OwnFrames if numbers.has_own_frames else _SharedFrames)(numbers, self._hop_samples)
-        self._resampler: _Resampler | None = None
+        self._resampler: Resampler | None = None
         if capture_rate_hz != numbers.sample_rate_hz:
             period_s = join_period_s(numbers, window_hop_s=window_hop_s)
-            self._resampler = _Resampler(capture_rate_hz, numbers.sample_rate_hz, period_s)
+            self._resampler = Resampler(capture_rate_hz, numbers.sample_rate_hz, period_s)
         self._waiting: list[FloatArray]  # at the capture rate, less than one step
         self._n_steps: int  # since the reset
         self._n_pushed: int  # at the capture rate, since the reset
@@ -372,48 +369,3 @@ class FrontEnd:
 
     def _at_capture_rate(self, model_samples: int) -> int:
         return round(model_samples * self._capture_rate_hz / self._numbers.sample_rate_hz)
-
-
-class _Resampler:
-    """A stream to the model's rate, step by step, with nothing in it that is older than a period.
-
-    A second after the start, and every period from there, it begins anew from the second before. How a resampler rounds
-    depends on where it began; so a stream that was joined begins to round as the one that was heard from its start.
-    """
-
-    def __init__(self, from_rate_hz: int, to_rate_hz: int, period_s: int) -> None:
-        self._to_rate_hz = to_rate_hz
-        self._period = period_s * STEPS_PER_S
-        self._stream = soxr.ResampleStream(from_rate_hz, to_rate_hz, num_channels=1, dtype="float32", quality="HQ")
-        self._lead: deque[FloatArray] = deque(maxlen=JOIN_LEAD_S * STEPS_PER_S)
-        self.reset()
-
-    def reset(self) -> None:
-        """There is a gap: forget the past."""
-        self._stream.clear()
-        self._lead.clear()
-        self._n_steps = 0
-        self._n_given = 0
-        self._n_again = 0  # that will come, and were given before the stream began anew
-
-    def push(self, step: FloatArray) -> FloatArray:
-        """Take a step; give what is ready."""
-        n_lead = JOIN_LEAD_S * STEPS_PER_S
-        anew = self._n_steps % self._period == n_lead
-        if anew:
-            self._stream.clear()
-            self._n_again = self._n_given - (self._n_steps - n_lead) // STEPS_PER_S * self._to_rate_hz
-        self._n_steps += 1
-        resampled = self._stream.resample_chunk(np.concatenate((*self._lead, step)) if anew else step)
-        self._lead.append(step)
-        return self._not_again(resampled)
-
-    def flush(self, rest: FloatArray) -> FloatArray:
-        """The stream ends with this, less than a step; give all that is still inside."""
-        return self._not_again(self._stream.resample_chunk(rest, last=True))
-
-    def _not_again(self, resampled: FloatArray) -> FloatArray:
-        new = resampled[self._n_again :]
-        self._n_again -= len(resampled) - len(new)
-        self._n_given += len(new)
-        return new

@@ -9,6 +9,7 @@ the new frames, remembers what it needs of the past, and gives the same embeddin
 Windows may come many at once, as from a recording. The networks add integers, so that makes them faster, not different.
 """
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from agent.values import FloatArray, Prediction, Window
 TensorArray = NDArray[np.int8 | np.float32]  # what a network takes and gives, as its card says
 
 SCALE_TOLERANCE = 1e-6  # relative: a float32 written as JSON with 7 digits
-AT_ONCE = 20  # chunks or embeddings in one call, where there are so many; more would not stay in a processor's cache
+CHUNKS_AT_ONCE = (50, 10, 1)  # in one call of the streaming network, as many as there are
+ROWS_AT_ONCE = 50  # in one call of the classifier
 STDERR = 2
 # LiteRT writes this to standard error whenever its CPU kernels are the fast ones; it has no switch for it (2.3.0).
 LITERT_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
@@ -88,18 +90,26 @@ class Classifier:
         """Judge windows that follow one another: the same predictions as one by one, in less time."""
         if not windows:
             return []
-        steps = self._embedding.run(windows)  # (n_windows, d)
+        steps = self.embed(windows)  # (n_windows, d)
+        likelihoods = self.judge(steps)  # (n_windows, n_classes)
         embeddings = dequantize(steps, self._embedding_card.output)
-        if not self._same_steps:
-            steps = quantize(embeddings, self._classifier_card.input)
-        likelihoods = dequantize(self._classifier.run_all(steps), self._classifier_card.output)
-        np.clip(likelihoods, 0.0, 1.0, out=likelihoods)  # (n_windows, n_classes)
         likelihoods.flags.writeable = False
         embeddings.flags.writeable = False
         return [
             Prediction(likely, embedding, window.first_sample, window.n_samples)
             for likely, embedding, window in zip(likelihoods, embeddings, windows, strict=True)
         ]
+
+    def embed(self, windows: Sequence[Window]) -> TensorArray:
+        """The embeddings alone, in the steps of the card: int8 (n_windows, d)."""
+        return self._embedding.run(windows)
+
+    def judge(self, embeddings: TensorArray) -> FloatArray:
+        """The likelihoods alone, of embeddings in the steps of the card: float32 (n_windows, n_classes), in [0, 1]."""
+        if not self._same_steps:
+            embeddings = quantize(dequantize(embeddings, self._embedding_card.output), self._classifier_card.input)
+        likelihoods = dequantize(self._classifier.run_all(embeddings), self._classifier_card.output)
+        return np.clip(likelihoods, 0.0, 1.0, out=likelihoods)
 
 
 class Embedder:
@@ -148,43 +158,45 @@ class _StreamingEmbedding:
         self._silence = [np.full(state["shape"], state["quantization"][1], np.int8) for state in states]
         self._states = self._silence
         self._newest = np.empty((0, self._embedding_card.output.shape[-1]), np.int8)  # columns, (window_columns, d)
-        self._one = _Chunks(interpreter)
-        self._many: _Chunks | None = None  # made when there are many: never, live
+        self._chunks = {1: _Chunks(interpreter)}  # by how many; others are made when there are so many: never, live
 
     def run(self, windows: Sequence[Window]) -> TensorArray:
         """The embeddings of windows, int8 (n_windows, d); all before their new frames it has heard already."""
         begins = [index for index, window in enumerate(windows) if index == 0 or window.n_new_frames is None]
+        if len(begins) == 1:
+            return self._follow(windows)
         runs = [windows[begin:end] for begin, end in zip(begins, [*begins[1:], len(windows)], strict=True)]
         return np.concatenate([self._follow(run) for run in runs])
 
     def _follow(self, windows: Sequence[Window]) -> TensorArray:
-        """The same for windows of which each goes on from the one before; the first may begin anew."""
+        """The same for windows of which each goes on from the one before, by one hop; the first may begin anew."""
         chunk, n_columns = self._card.chunk_frames, self._card.window_columns
         new = [window.log_mel[-(window.n_new_frames or len(window.log_mel)) :] for window in windows]
         frames = quantize(np.concatenate(new), self._embedding_card.input)  # (n_frames, n_mels)
-        ends = np.cumsum([len(log_mel) for log_mel in new])  # of the windows, in frames
+        n_first = len(new[0])
         if windows[0].n_new_frames is None:
             self._states, self._newest = self._silence, self._newest[:0]
-            frames, ends = np.pad(frames, ((self._lead, 0), (0, 0))), ends + self._lead
+            frames, n_first = np.pad(frames, ((self._lead, 0), (0, 0))), n_first + self._lead
         columns = np.concatenate((self._newest, *self._steps(frames)))
-        ends = ends // chunk + len(self._newest)  # in columns
+        first = len(self._newest) + n_first // chunk - n_columns  # column of the first window
+        hop = len(new[-1]) // chunk
         self._newest = columns[-n_columns:]
-        embeddings: TensorArray = np.max([columns[ends - back] for back in range(1, n_columns + 1)], axis=0)
-        return embeddings
+        return functools.reduce(
+            np.maximum, (columns[first + column :: hop][: len(windows)] for column in range(n_columns))
+        )
 
     def _steps(self, frames: TensorArray) -> Iterator[TensorArray]:
         """The columns of the last map, (n, d) at a time; the states move on."""
         chunk = self._card.chunk_frames
-        while len(frames):
-            if len(frames) < AT_ONCE * chunk:
-                chunks, n_frames = self._one, chunk
-            else:
-                shape = (1, AT_ONCE * chunk, frames.shape[1], 1)
-                self._many = self._many or _Chunks(_loaded(self._file, self._num_threads, shape))
-                chunks, n_frames = self._many, AT_ONCE * chunk
-            columns, self._states = chunks.run(frames[:n_frames], self._states)
-            frames = frames[n_frames:]
-            yield columns
+        for n in CHUNKS_AT_ONCE:
+            n_frames = n * chunk
+            while len(frames) >= n_frames:
+                if n not in self._chunks:
+                    shape = (1, n_frames, frames.shape[1], 1)
+                    self._chunks[n] = _Chunks(_loaded(self._file, self._num_threads, shape))
+                columns, self._states = self._chunks[n].run(frames[:n_frames], self._states)
+                frames = frames[n_frames:]
+                yield columns
 
     def _held_against_card(self, interpreter: Interpreter) -> list[dict[str, Any]]:
         """Inputs and outputs: a chunk and the states, a column and the states; give the states."""
@@ -252,11 +264,11 @@ class _Network:
         if len(rows) == 1:
             return self.run(rows)[np.newaxis]
         if self._many is None:
-            self._many = _loaded(self._file, self._num_threads, (AT_ONCE, *self._shape[1:]))
+            self._many = _loaded(self._file, self._num_threads, (ROWS_AT_ONCE, *self._shape[1:]))
         answers = []
-        for start in range(0, len(rows), AT_ONCE):
-            some = rows[start : start + AT_ONCE]
-            self._many.set_tensor(self._input, np.pad(some, ((0, AT_ONCE - len(some)), (0, 0))))
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            self._many.set_tensor(self._input, np.pad(some, ((0, ROWS_AT_ONCE - len(some)), (0, 0))))
             self._many.invoke()
             answers.append(self._many.get_tensor(self._output)[: len(some)])
         return np.concatenate(answers)

@@ -25,6 +25,7 @@ from agent.values import AudioBlock, EndReason, SoundEvent
 log = logging.getLogger(__name__)
 
 LOOK_AFTER_S = 1.0
+LOOK_AT_FIRST_S = 0.05  # until sound is analysed: systemd waits for READY
 READ_S = 0.1
 SILENT_S = 5.0  # sound servers stutter for 3 s, and then deliver everything
 FINISH_S = 20.0  # at shutdown, for the pipeline to work off what is in the ring
@@ -74,7 +75,7 @@ class Sensor:
             AgentError: whatever else stopped the sensor.
         """
         self._pipeline.start()
-        while self._pipeline.is_alive() and not self._stop.wait(LOOK_AFTER_S):
+        while self._pipeline.is_alive() and not self._stop.wait(LOOK_AFTER_S if self._heard else LOOK_AT_FIRST_S):
             analysed = self._health.analysed_samples if self._heard else 0
             heartbeat.push(analysed, time.monotonic(), self._status())
         heartbeat.stop()

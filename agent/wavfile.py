@@ -204,6 +204,17 @@ def open_recording(path: Path, channel: Channel = "mix", *, first_sample: int = 
     return recording
 
 
+def write_recording(path: Path, samples: FloatArray, sample_rate_hz: int) -> None:
+    """Write a sound that was made by a formula, 16 bit, in the format of the file's suffix. No other ever is written.
+
+    Args:
+        path: the file.
+        samples: float32 (n,), in [-1, 1].
+        sample_rate_hz: its rate.
+    """
+    soundfile.write(path, samples, sample_rate_hz, subtype="PCM_16")
+
+
 def raw_pcm(
     stream: BinaryIO,
     *,

@@ -27,8 +27,8 @@ from agent import pipeline
 from agent.app import Judge
 from agent.config import Config
 from agent.errors import AgentError, RecordingError
-from agent.frontend import JOIN_LEAD_S
 from agent.mono import Channel
+from agent.resampler import LEAD_S
 from agent.values import AudioBlock, FloatArray, Prediction
 from agent.wavfile import Recording, open_recording
 
@@ -188,11 +188,11 @@ class Workers:
                 yield Part(file, channel, 0, None, lead=0)
             return
         # The end of a recording is long enough to be a part if a window can begin after its lead.
-        begins = range(0, max(1, n_samples - 2 * JOIN_LEAD_S * rate_hz), period_s * rate_hz)
+        begins = range(0, max(1, n_samples - 2 * LEAD_S * rate_hz), period_s * rate_hz)
         for begin, end in itertools.zip_longest(begins, begins[1:]):
             if self._numbers[str(file)] < self._wanted:
                 return
-            yield Part(file, channel, begin, end, lead=JOIN_LEAD_S * rate_hz)
+            yield Part(file, channel, begin, end, lead=LEAD_S * rate_hz)
 
 
 def _result(answer: Future[Judged]) -> Judged:

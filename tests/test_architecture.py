@@ -20,7 +20,9 @@ MAY_IMPORT = {
     "capture": {"errors", "mono", "portaudio", "ring", "values"},
     "wavfile": {"errors", "mono", "values"},
     "ring": {"values"},
-    "frontend": {"errors", "model_card", "values"},
+    "fourier": {"values"},
+    "resampler": {"values"},
+    "frontend": {"errors", "fourier", "model_card", "resampler", "values"},
     "inference": {"errors", "model_card", "values"},
     "aggregation": {"values"},
     "events": {"values"},
@@ -34,17 +36,19 @@ MAY_IMPORT = {
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
     "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
-    "workers": {"app", "config", "errors", "frontend", "mono", "pipeline", "values", "wavfile"},
+    "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
     "sensor": {"app", "capture", "clock", "config", "errors", "health", "pipeline", "ring", "values"},
-    "cli": {"app", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
+    "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
+    "cli": {"app", "bench", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
     | {"progress", "replay", "sensor", "values", "wavfile", "workers"},
 }
 
 OWNERS = {
     "sounddevice": "portaudio",
     "soundfile": "wavfile",
-    "soxr": "frontend",
+    "scipy": "fourier",
+    "soxr": "resampler",
     "ai_edge_litert": "inference",
     "sqlite3": "spool",
     "paho": "broker",

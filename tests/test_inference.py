@@ -216,10 +216,10 @@ def test_streaming_gives_the_same_to_the_last_bit(model: ModelFolder, chunks_per
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("at_once", [2, 7, 20, 23, 1000])
+@pytest.mark.parametrize("at_once", [2, 7, 10, 23, 1000])
 def test_windows_may_come_many_at_once(model: ModelFolder, streaming: bool, at_once: int) -> None:
     """However many are judged in one call, over a gap too: each prediction is the same to the last bit."""
-    windows = stream_of(model, chunks_per_hop=1, seed=3)
+    windows = [window for seed in (3, 4, 5) for window in stream_of(model, chunks_per_hop=1, seed=seed)]
     one_by_one, classifier = (Classifier(model, streaming=streaming) for _ in range(2))
 
     predictions = [
@@ -228,7 +228,7 @@ def test_windows_may_come_many_at_once(model: ModelFolder, streaming: bool, at_o
         for prediction in classifier.predict_all(windows[start : start + at_once])
     ]
 
-    assert len(windows) > 2 * 20
+    assert len(windows) > 100
     for window, prediction in zip(windows, predictions, strict=True):
         alone = one_by_one.predict(window)
         assert prediction.likelihoods.tobytes() == alone.likelihoods.tobytes()

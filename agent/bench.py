@@ -1,0 +1,462 @@
+"""How fast the agent is on this machine: stage by stage, at the pace of a microphone, and as fast as it goes.
+
+In: the configuration, and a recording or a sound made on the spot. Out: a `Report`. Called on the main thread by `cli`.
+Times are processor time, the least of some rounds: what other programs do disturbs them least.
+"""
+
+import functools
+import itertools
+import multiprocessing
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from agent import __version__, pipeline
+from agent.app import Judge, Stop
+from agent.config import Config
+from agent.errors import RecordingError
+from agent.inference import Classifier
+from agent.replay import replay
+from agent.values import AudioBlock, FloatArray, Prediction, Window
+from agent.wavfile import open_recording, write_recording
+
+SYNTHETIC = "made on the spot"
+SYNTHETIC_S, SYNTHETIC_RATE_HZ = 60.0, 48_000
+STAGES_MAX_S = 120.0  # of a recording, for the stages
+LIVE_WINDOWS = 200  # judged one by one, for the networks
+ROUNDS = 5
+LIVE_SOUND_S = 10.0  # heard again and again
+WARM_HOPS = 20
+LONG_S = 600.0  # such a recording is replayed once
+FREE = 0.5  # of a core, for all else that a board does
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was measured on.
+
+    Attributes:
+        processor: its name, as far as the system tells.
+        cores: that this process may use.
+        system, python, litert, agent: versions.
+    """
+
+    processor: str
+    cores: int
+    system: str
+    python: str
+    litert: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The whole pipeline, fed hop by hop as by a microphone.
+
+    Attributes:
+        hops: how many.
+        work_p50_ms, work_p95_ms, work_p99_ms, work_max_ms: from having a hop to having its events.
+        cpu_share: of one core.
+        resident_mib: memory afterwards.
+    """
+
+    hops: int
+    work_p50_ms: float
+    work_p95_ms: float
+    work_p99_ms: float
+    work_max_ms: float
+    cpu_share: float
+    resident_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The embedding network and the classifier, for a second of sound at the configured hop.
+
+    Attributes:
+        windowed_ms: the embedding network, each window on its own.
+        streaming_ms: in its streaming form, hop by hop; None where there is none, or the hop does not fit.
+        streaming_at_once_ms: the same, many windows at once, as in a replay.
+        ratio, ratio_at_once: windowed to streaming.
+        classifier_ms: the classifier, window by window.
+    """
+
+    windowed_ms: float
+    streaming_ms: float | None
+    streaming_at_once_ms: float | None
+    ratio: float | None
+    ratio_at_once: float | None
+    classifier_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A recording as fast as it goes, in one process.
+
+    Attributes:
+        decode_ms, resample_ms, front_end_ms, networks_ms, events_ms: of each stage, for a second of sound.
+        whole_ms: end to end.
+        times_real_time: end to end.
+        peak_mib: the most memory that this process has ever had.
+    """
+
+    decode_ms: float
+    resample_ms: float
+    front_end_ms: float
+    networks_ms: float
+    events_ms: float
+    whole_ms: float
+    times_real_time: float
+    peak_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was measured.
+
+    Attributes:
+        schema: which fields there are.
+        machine: what it was measured on.
+        model: name and version.
+        form: in which the embedding network runs here, `streaming` or `windowed`.
+        sound: the recording.
+        sample_rate_hz: of the sound.
+        window_hop_s: as configured.
+        live, networks, replay: the figures.
+        shortest_hop_s: with which each form leaves half a core free; None where no hop does.
+    """
+
+    schema: str
+    machine: Machine
+    model: str
+    form: str
+    sound: str
+    sample_rate_hz: int
+    window_hop_s: float
+    live: Live
+    networks: Networks
+    replay: Replay
+    shortest_hop_s: dict[str, float | None]
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        rounded: dict[str, Any] = _rounded(asdict(self))
+        return rounded
+
+
+def bench(config: Config, file: Path | None, live_s: float) -> Report:
+    """Measure; takes `live_s` and some seconds more.
+
+    Args:
+        config: the effective configuration.
+        file: the recording to hear; None for one made on the spot.
+        live_s: how long to hear at the pace of a microphone.
+
+    Raises:
+        AgentError: the configuration, the model or the recording cannot be used.
+    """
+    if file is not None:
+        return _bench(config, file, str(file), live_s)
+    with tempfile.TemporaryDirectory(prefix="urbansound-bench-") as folder:
+        made = Path(folder) / "street.flac"
+        write_recording(made, street(SYNTHETIC_S, SYNTHETIC_RATE_HZ), SYNTHETIC_RATE_HZ)
+        return _bench(config, made, SYNTHETIC, live_s)
+
+
+def street(duration_s: float, rate_hz: int) -> FloatArray:
+    """Traffic-like noise that swells and fades, with a wail each ten seconds; the same each time."""
+    rng = np.random.default_rng(1)
+    n = round(duration_s * rate_hz)
+    spectrum = np.fft.rfft(rng.normal(0.0, 1.0, n))
+    pink = np.fft.irfft(spectrum / np.sqrt(1.0 + np.arange(len(spectrum)) / duration_s / 50.0), n)
+    times_s = np.arange(n) / rate_hz
+    swell = 10.0 ** (-1.5 + 0.5 * np.sin(2 * np.pi * times_s / 17.0))
+    wail = 0.2 * np.sin(2 * np.pi * (900.0 * times_s + 150.0 * np.sin(2 * np.pi * 0.5 * times_s)))
+    mixed: FloatArray = (pink / pink.std() * swell + wail * (times_s % 10.0 > 6.0)).astype(np.float32)
+    return np.clip(mixed, -1.0, 1.0)
+
+
+def _bench(config: Config, file: Path, name: str, live_s: float) -> Report:
+    judge = Judge(config)
+    card, hop_s = judge.model.card, config.inference.window_hop_s
+    blocks, rate_hz = _first_blocks(file, STAGES_MAX_S)
+    windows = _windows(judge, blocks, rate_hz)
+    if not windows:
+        raise RecordingError(f"{file}: holds no sound that can be read")
+    live = _in_a_new_process(_live, config, file, live_s)
+    networks = _networks(judge, windows, hop_s)
+    replayed = _in_a_new_process(_replay, config, file)
+    front_end_ms = _front_end_ms(judge, _short(blocks, rate_hz), rate_hz)
+    return Report(
+        schema="urbansound.bench/1",
+        machine=Machine(
+            processor=_processor(),
+            cores=len(os.sched_getaffinity(0)),
+            system=f"{platform.system()} {platform.release()}",
+            python=platform.python_version(),
+            litert=version("ai-edge-litert"),
+            agent=__version__,
+        ),
+        model=f"{card.name} {card.version}",
+        form="streaming" if judge.streams else "windowed",
+        sound=name,
+        sample_rate_hz=rate_hz,
+        window_hop_s=hop_s,
+        live=live,
+        networks=networks,
+        replay=replayed,
+        shortest_hop_s=_shortest_hop_s(judge, networks, replayed, front_end_ms),
+    )
+
+
+def _in_a_new_process(measure: Callable[..., T], *arguments: object) -> T:
+    """Memory can only be told of a process that did nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def _first_blocks(file: Path, duration_s: float) -> tuple[list[AudioBlock], int]:
+    """The beginning of a recording, and its rate."""
+    with open_recording(file) as recording:
+        rate_hz = recording.sample_rate_hz
+        n_blocks = max(1, round(duration_s * rate_hz / recording.long_block))
+        return list(itertools.islice(recording.blocks(recording.long_block), n_blocks)), rate_hz
+
+
+def _short(blocks: Sequence[AudioBlock], rate_hz: int) -> list[AudioBlock]:
+    """The same sound as a microphone hands it over."""
+    samples, n = np.concatenate([block.samples for block in blocks]), rate_hz // 10
+    return [AudioBlock(samples[first : first + n], first) for first in range(0, len(samples), n)]
+
+
+def _live(config: Config, file: Path, live_s: float) -> Live:
+    judge = Judge(config)
+    blocks, rate_hz = _first_blocks(file, LIVE_SOUND_S)
+    stages, short = judge.stages(rate_hz), _short(blocks, rate_hz)
+    work_s: list[float] = []
+    marks: list[tuple[float, float]] = []  # (wall, processor), each hop
+
+    def heard() -> Iterator[AudioBlock]:
+        begun_s = time.perf_counter()
+        for number in range(round(live_s * 10)):
+            block = short[number % len(short)]
+            due_s = begun_s + (number + 1) / 10
+            time.sleep(max(0.0, due_s - time.perf_counter()))
+            marks.append((time.perf_counter(), time.process_time()))
+            yield AudioBlock(block.samples, number * (rate_hz // 10))
+            work_s.append(time.perf_counter() - marks[-1][0])
+
+    pipeline.run(
+        heard(), stages.front_end, judge.classifier, stages.aggregator, stages.detector, emit=lambda _event: None
+    )
+    work_ms = 1000.0 * np.array(work_s[WARM_HOPS:])
+    (from_s, from_cpu_s), (to_s, to_cpu_s) = marks[WARM_HOPS], marks[-1]
+    p50, p95, p99 = np.percentile(work_ms, [50, 95, 99])
+    return Live(
+        hops=len(work_ms),
+        work_p50_ms=float(p50),
+        work_p95_ms=float(p95),
+        work_p99_ms=float(p99),
+        work_max_ms=float(work_ms.max()),
+        cpu_share=(to_cpu_s - from_cpu_s) / (to_s - from_s),
+        resident_mib=_memory_mib("VmRSS"),
+    )
+
+
+def _windows(judge: Judge, blocks: Sequence[AudioBlock], rate_hz: int) -> list[Window]:
+    front_end = judge.stages(rate_hz).front_end
+    windows = (window for block in blocks for window in front_end.push(block))
+    return list(itertools.islice(itertools.chain(windows, front_end.flush()), LIVE_WINDOWS))
+
+
+def _networks(judge: Judge, windows: Sequence[Window], window_hop_s: float) -> Networks:
+    sound_s = len(windows) * window_hop_s
+    windowed = Classifier(judge.model)
+    windowed_ms = _least_ms(lambda: [windowed.embed([window]) for window in windows], sound_s)
+    streaming_ms = at_once_ms = None
+    if judge.streams:
+        streaming_ms = _least_ms(lambda: [judge.classifier.embed([window]) for window in windows], sound_s)
+        at_once_ms = _least_ms(lambda: judge.classifier.embed(windows), sound_s)
+    embeddings = windowed.embed(windows)
+    return Networks(
+        windowed_ms=windowed_ms,
+        streaming_ms=streaming_ms,
+        streaming_at_once_ms=at_once_ms,
+        ratio=windowed_ms / streaming_ms if streaming_ms else None,
+        ratio_at_once=windowed_ms / at_once_ms if at_once_ms else None,
+        classifier_ms=_least_ms(lambda: [windowed.judge(embedding[np.newaxis]) for embedding in embeddings], sound_s),
+    )
+
+
+def _front_end_ms(judge: Judge, blocks: Sequence[AudioBlock], rate_hz: int) -> float:
+    def work() -> None:
+        front_end = judge.stages(rate_hz).front_end
+        for block in blocks:
+            for _ in front_end.push(block):
+                pass
+
+    return _least_ms(work, sum(len(block.samples) for block in blocks) / rate_hz)
+
+
+def _replay(config: Config, file: Path) -> Replay:
+    judge = Judge(config)
+    blocks, rate_hz = _first_blocks(file, LIVE_SOUND_S)
+    model_rate_hz = judge.model.card.front_end.sample_rate_hz
+    resample_ms = 0.0
+    if rate_hz != model_rate_hz:
+        n_blocks, n = len(blocks), len(blocks[0].samples) * model_rate_hz // rate_hz
+        silence = [AudioBlock(np.zeros(n, np.float32), number * n) for number in range(n_blocks)]
+        without = _front_end_ms(judge, silence, model_rate_hz)
+        resample_ms = max(0.0, _front_end_ms(judge, blocks, rate_hz) - without)
+    with open_recording(file) as recording:
+        duration_s = (recording.n_samples or 0) / rate_hz
+    rounds = [_stages_ms(judge, file) for _ in range(ROUNDS)]
+    least = min(rounds, key=lambda stages: sum(stages.values()))
+
+    def whole() -> None:
+        with open_recording(file) as recording:
+            replay(recording, judge, lambda _event: None, stop=Stop())
+
+    whole_ms = _least_ms(whole, duration_s, rounds=ROUNDS if duration_s < LONG_S else 1)
+    return Replay(
+        decode_ms=least["decode"],
+        resample_ms=resample_ms,
+        front_end_ms=max(0.0, least["front_end"] - resample_ms),
+        networks_ms=least["networks"],
+        events_ms=least["events"],
+        whole_ms=whole_ms,
+        times_real_time=1000.0 / whole_ms,
+        peak_mib=_memory_mib("VmHWM"),
+    )
+
+
+def _stages_ms(judge: Judge, file: Path) -> dict[str, float]:
+    """The stages of a replay, block by block as they run, so that each finds the caches as they are then."""
+    spent_s = dict.fromkeys(("decode", "front_end", "networks", "events"), 0.0)
+
+    def timed(stage: str, work: Callable[[], T]) -> T:
+        begun_s = time.process_time()
+        done = work()
+        spent_s[stage] += time.process_time() - begun_s
+        return done
+
+    def events_of(predictions: Sequence[Prediction]) -> None:
+        for prediction in predictions:
+            for segment in stages.aggregator.push(prediction):
+                for _ in stages.detector.push(segment):
+                    pass
+
+    n_samples = 0
+    with open_recording(file) as recording:
+        stages, blocks = judge.stages(recording.sample_rate_hz), recording.blocks(recording.long_block)
+        while n_samples < STAGES_MAX_S * recording.sample_rate_hz:
+            block = timed("decode", functools.partial(next, blocks, None))
+            if block is None:
+                break
+            n_samples += len(block.samples)
+            windows = timed("front_end", functools.partial(_all, stages.front_end.push, block))
+            predictions = timed("networks", functools.partial(judge.classifier.predict_all, windows))
+            timed("events", functools.partial(events_of, predictions))
+    return {stage: 1000.0 * s * recording.sample_rate_hz / n_samples for stage, s in spent_s.items()}
+
+
+def _all(push: Callable[[AudioBlock], Iterator[Window]], block: AudioBlock) -> list[Window]:
+    return list(push(block))
+
+
+def _shortest_hop_s(judge: Judge, networks: Networks, replayed: Replay, front_end_ms: float) -> dict[str, float | None]:
+    """For each form, from the cost of a second of frames and that of a window."""
+    card, hop_s = judge.model.card, judge.window_hop_s
+    frame_hop_s = card.front_end.hop_length_samples / card.front_end.sample_rate_hz
+    window_ms = (networks.classifier_ms + replayed.events_ms) * hop_s
+
+    def shortest(step_s: float, second_ms: float, window_ms: float) -> float | None:
+        for number in range(1, int(card.front_end.window_s / step_s) + 1):
+            if second_ms + window_ms / (number * step_s) <= 1000.0 * FREE:
+                return number * step_s
+        return None
+
+    hops = {"windowed": shortest(frame_hop_s, front_end_ms, window_ms + networks.windowed_ms * hop_s)}
+    if networks.streaming_ms is not None and card.streaming is not None:
+        chunk_s = card.streaming.chunk_frames * frame_hop_s
+        hops["streaming"] = shortest(chunk_s, front_end_ms + networks.streaming_ms, window_ms)
+    return hops
+
+
+def _least_ms(work: Callable[[], object], sound_s: float, rounds: int = ROUNDS) -> float:
+    """Processor time of some work, in milliseconds for a second of sound: the least of some rounds."""
+    times_s = []
+    for _ in range(rounds):
+        begun_s = time.process_time()
+        work()
+        times_s.append(time.process_time() - begun_s)
+    return 1000.0 * min(times_s) / sound_s
+
+
+def _processor() -> str:
+    """Its name in /proc/cpuinfo, where boards say less than PCs."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in names.items()}
+    return named.get("model name") or named.get("Model") or platform.machine()
+
+
+def _memory_mib(name: str) -> float:
+    """A line of /proc/self/status: `getrusage` would tell the peak of the process that started this one."""
+    (line,) = re.findall(rf"(?m)^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return int(line) / 1024
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401  any JSON
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def as_text(report: Report) -> str:
+    """For people."""
+    machine, live, networks, replayed = report.machine, report.live, report.networks, report.replay
+    lines = [
+        f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}, "
+        f"LiteRT {machine.litert}",
+        f"model {report.model}, {report.form}, a window each {report.window_hop_s:g} s; "
+        f"sound: {report.sound}, {report.sample_rate_hz} Hz",
+        "",
+        f"live: {live.cpu_share:.2%} of a core, {live.resident_mib:.0f} MiB resident; work for 0.1 s of sound, "
+        f"{live.hops} times:",
+        f"      p50 {live.work_p50_ms:.2f}   p95 {live.work_p95_ms:.2f}   p99 {live.work_p99_ms:.2f}   "
+        f"max {live.work_max_ms:.2f} ms",
+        "",
+        f"replay: {replayed.times_real_time:.0f} times real time on one core, {replayed.peak_mib:.0f} MiB at most; "
+        "processor time for 1 s of sound:",
+    ]
+    for name in ("decode", "resample", "front_end", "networks", "events", "whole"):
+        lines.append(f"      {name.replace('_', ' '):24}{getattr(replayed, f'{name}_ms'):8.3f} ms")
+    lines += ["", "networks, processor time for 1 s of sound:"]
+    lines.append(f"      {'windowed':24}{networks.windowed_ms:8.3f} ms")
+    for name, ms, ratio in (
+        ("streaming, hop by hop", networks.streaming_ms, networks.ratio),
+        ("streaming, many at once", networks.streaming_at_once_ms, networks.ratio_at_once),
+    ):
+        if ms is not None:
+            lines.append(f"      {name:24}{ms:8.3f} ms, {ratio:.1f} times less")
+    lines += [f"      {'classifier, hop by hop':24}{networks.classifier_ms:8.3f} ms", ""]
+    for form, hop_s in report.shortest_hop_s.items():
+        told = "none" if hop_s is None else f"{hop_s:g} s"
+        lines.append(f"shortest hop that leaves half a core free, {form}: {told}")
+    return "\n".join(lines) + "\n"

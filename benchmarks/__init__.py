@@ -1,0 +1,1 @@
+"""The agent beside YAMNet and OpenL3, on the same sound, in one run: `make benchmark`."""

@@ -1,0 +1,94 @@
+"""`make benchmark`: the agent beside YAMNet and OpenL3, and beside what a core can do at most.
+
+Out: tables in Markdown, on standard output. Every system hears the same sound with one thread, in a process of its own,
+with a window each 0.1 s. Times are processor time for a second of sound, the least of some rounds.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from agent.bench import Networks, as_text, bench, street
+from agent.config import Config
+from agent.model_card import DEFAULT_MODEL, load_model_folder
+from agent.values import FloatArray
+from benchmarks.limit import multiplications, peak_per_s
+from benchmarks.systems import HOP_S, RATE_HZ, Measured, measure_agent, measure_openl3, measure_yamnet
+
+BENCH_S = 20.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The agent beside its peers.")
+    parser.add_argument("--yamnet", type=Path, metavar="FILE", help="YAMNet as TFLite: float32 (15600,) at 16 kHz")
+    parser.add_argument("--seconds", type=int, default=20, metavar="S", help="of sound for each system (default: 20)")
+    options = parser.parse_args(arguments)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    report = bench(Config(), None, BENCH_S)
+    print("```", as_text(report), "```", sep="\n")
+    for line in limit_table(report.networks):
+        print(line)
+    print()
+    works: list[Callable[[FloatArray], Measured]] = [
+        functools.partial(measure_agent, "streaming", at_once=False),
+        functools.partial(measure_agent, "streaming", at_once=True),
+        functools.partial(measure_agent, "windowed", at_once=False),
+    ]
+    if options.yamnet is not None:
+        works.append(functools.partial(measure_yamnet, options.yamnet))
+    works.append(measure_openl3)
+    sound = street(options.seconds, RATE_HZ)
+    for line in peer_table([in_a_new_process(work, sound) for work in works]):
+        print(line)
+    return 0
+
+
+def limit_table(measured: Networks) -> Iterator[str]:
+    """What the networks need, against what the core could do."""
+    model = load_model_folder(DEFAULT_MODEL)
+    card, peak = model.card, peak_per_s()
+    assert card.streaming is not None
+    assert model.streaming_file is not None
+    chunk_s = card.streaming.chunk_frames * card.front_end.hop_length_samples / card.front_end.sample_rate_hz
+    streaming = multiplications(model.streaming_file) / chunk_s
+    windowed = multiplications(model.embedding_file) / HOP_S
+    yield f"The core does at most {peak / 1e9:.0f} G multiplications a second in int8, measured with large matrices."
+    yield ""
+    yield "| network, hop 0.1 s | M multiplications for 1 s of sound | ms at that peak | ms measured | of the peak |"
+    yield "|---|---|---|---|---|"
+    for name, count, ms in (
+        ("windowed", windowed, measured.windowed_ms),
+        ("streaming, hop by hop", streaming, measured.streaming_ms),
+        ("streaming, many at once", streaming, measured.streaming_at_once_ms),
+    ):
+        least_ms = 1000.0 * count / peak
+        assert ms is not None
+        yield f"| {name} | {count / 1e6:.0f} | {least_ms:.2f} | {ms:.2f} | {least_ms / ms:.0%} |"
+
+
+def peer_table(measured: Sequence[Measured]) -> Iterator[str]:
+    """Systems in the order in which they were measured, each against the first."""
+    yield "| system | ms for 1 s of sound | times real time | against the first | memory, MiB |"
+    yield "|---|---|---|---|---|"
+    for one in measured:
+        yield (
+            f"| {one.system} | {one.ms:.2f} | {1000.0 / one.ms:.1f} | {one.ms / measured[0].ms:.1f} | "
+            f"{one.peak_mib:.0f} |"
+        )
+
+
+def in_a_new_process(work: Callable[[FloatArray], Measured], sound: FloatArray) -> Measured:
+    """No system pays for what another has loaded."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, sound).result()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Promises of `agent.bench`: it measures what runs, and says so in figures that fit each other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from agent.bench import Report, as_text, bench, street
+from agent.config import Config, InferenceConfig
+from agent.errors import RecordingError
+from tests.commands import Caller
+
+LIVE_S = 3.0
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return bench(Config(), None, LIVE_S)
+
+
+def test_every_figure_is_there(report: Report) -> None:
+    """Nothing is left out and nothing took no time, on a machine that is named."""
+    told = report.as_json()
+
+    assert told["schema"] == "urbansound.bench/1"
+    assert told["machine"]["processor"]
+    assert told["machine"]["cores"] >= 1
+    assert (told["form"], told["sound"], told["sample_rate_hz"]) == ("streaming", "made on the spot", 48_000)
+    for part in ("live", "networks", "replay"):
+        assert min(told[part].values()) > 0.0, part
+    assert told["live"]["hops"] == round(10 * LIVE_S) - 20
+    assert set(told["shortest_hop_s"]) == {"windowed", "streaming"}
+
+
+def test_the_figures_fit_each_other(report: Report) -> None:
+    """Percentiles rise, ratios are those of the figures beside them, and memory has a peak."""
+    live, networks, replayed = report.live, report.networks, report.replay
+
+    assert live.work_p50_ms <= live.work_p95_ms <= live.work_p99_ms <= live.work_max_ms
+    assert networks.streaming_ms is not None
+    assert networks.streaming_at_once_ms is not None
+    assert networks.ratio == pytest.approx(networks.windowed_ms / networks.streaming_ms)
+    assert replayed.times_real_time == pytest.approx(1000.0 / replayed.whole_ms)
+    assert 20.0 < live.resident_mib < 1000.0
+    assert 20.0 < replayed.peak_mib < 1000.0
+
+
+def test_people_read_the_same_figures(report: Report) -> None:
+    """The text has the machine, the percentiles and the speed of a replay."""
+    text = as_text(report)
+
+    assert report.machine.processor in text
+    assert f"p99 {report.live.work_p99_ms:.2f}" in text
+    assert f"replay: {report.replay.times_real_time:.0f} times real time" in text
+
+
+def test_a_recording_and_another_form_can_be_measured(tmp_path: Path) -> None:
+    """A file that is given is heard, here window by window at a hop of 0.2 s, without resampling."""
+    soundfile.write(tmp_path / "x.wav", street(3.0, 16_000), 16_000)
+
+    report = bench(Config(inference=InferenceConfig(form="windowed", window_hop_s=0.2)), tmp_path / "x.wav", LIVE_S)
+
+    assert (report.form, report.sound, report.window_hop_s) == ("windowed", str(tmp_path / "x.wav"), 0.2)
+    assert report.replay.resample_ms == 0.0
+    assert (report.networks.streaming_ms, report.networks.streaming_at_once_ms) == (None, None)
+    assert set(report.shortest_hop_s) == {"windowed"}
+    assert "streaming" not in as_text(report)
+
+
+def test_a_recording_without_sound_is_refused(tmp_path: Path) -> None:
+    """A header alone cannot be measured."""
+    soundfile.write(tmp_path / "x.flac", street(3.0, 16_000), 16_000)
+    whole = (tmp_path / "x.flac").read_bytes()
+    (tmp_path / "x.flac").write_bytes(whole[:200])
+
+    with pytest.raises(RecordingError, match=r"x\.flac: holds no sound that can be read"):
+        bench(Config(), tmp_path / "x.flac", LIVE_S)
+
+
+def test_the_sound_is_the_same_each_time() -> None:
+    """Figures of two days are about the same sound."""
+    np.testing.assert_array_equal(street(2.0, 8_000), street(2.0, 8_000))
+
+
+def test_the_command_prints_what_was_measured(call: Caller, tmp_path: Path) -> None:
+    """`urbansound bench --json` is for programs."""
+    soundfile.write(tmp_path / "x.wav", street(2.0, 16_000), 16_000)
+
+    said = call("bench", "--json", "--seconds", "3", tmp_path / "x.wav")
+
+    assert (said.code, said.err) == (0, "")
+    assert json.loads(said.out)["sound"] == str(tmp_path / "x.wav")

@@ -1,0 +1,39 @@
+"""Promises of `benchmarks`: sums and tables are right. Times are measured there, not here."""
+
+from pathlib import Path
+
+import numpy as np
+
+from agent.model_card import DEFAULT_MODEL, TensorCard, load_model_folder
+from benchmarks.__main__ import peer_table
+from benchmarks.limit import multiplications
+from benchmarks.systems import Measured
+from model_export.mlp import Mlp
+from model_export.tflite_mlp import write_mlp
+
+
+def test_multiplications_of_dense_layers_are_counted(tmp_path: Path) -> None:
+    """Each weight of a dense layer is used once."""
+    weights = np.ones((24, 32), np.float32), np.ones((32, 5), np.float32)
+    mlp = Mlp(weights, (np.zeros(32, np.float32), np.zeros(5, np.float32)))
+    reads = TensorCard(shape=(1, 24), dtype="int8", scale=0.03, zero_point=-128)
+    write_mlp(mlp, reads, np.ones((4, 24), np.float32), tmp_path / "mlp.tflite")
+
+    assert multiplications(tmp_path / "mlp.tflite") == 24 * 32 + 32 * 5
+
+
+def test_multiplications_of_convolutions_are_counted() -> None:
+    """Of the default model's windows, each is some six times what eight new frames need."""
+    model = load_model_folder(DEFAULT_MODEL)
+    assert model.streaming_file is not None
+    assert model.card.streaming is not None
+    windowed, streaming = multiplications(model.embedding_file), multiplications(model.streaming_file)
+
+    assert model.card.front_end.n_frames / model.card.streaming.chunk_frames > windowed / streaming > 5.0
+
+
+def test_systems_are_compared_with_the_first() -> None:
+    """One line each, in order, with its speed and the factor."""
+    lines = list(peer_table([Measured("ours", 2.0, 90.4), Measured("theirs", 500.0, 1500.0)]))
+
+    assert lines[2:] == ["| ours | 2.00 | 500.0 | 1.0 | 90 |", "| theirs | 500.00 | 2.0 | 250.0 | 1500 |"]
