@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,6 +240,11 @@ def _add_scene_commands(
         type=Path,
         metavar="DIR",
         help="what `crossvalidate` wrote: scenes of each fold are made and heard by the network that has not heard it",
+    )
+    scenes.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="for a model that was built with --results: calibrate each fold's network on the other folds",
     )
     scenes.add_argument("--us8k", type=Path, metavar="DIR", help="UrbanSound8K, for --crossvalidation")
     scenes.add_argument("--esc10", type=Path, metavar="DIR", help="ESC-10 or ESC-50, for --crossvalidation")
@@ -612,7 +618,7 @@ def _check_hours(hours: float, seed: int) -> None:
 
 def _tracks(options: argparse.Namespace, model: "ModelFolder", peer: "Hears | None" = None) -> "list[Track]":
     """The scenes as the model hears them, or its networks of a cross-validation; or as a peer does."""
-    from agent.model_card import load_model_folder
+    from model_export.package import is_calibrated
     from model_export.tracks import Listener, hear_folder, hear_made
 
     if options.scenes:
@@ -620,15 +626,46 @@ def _tracks(options: argparse.Namespace, model: "ModelFolder", peer: "Hears | No
     if not options.us8k or not options.esc10:
         raise UsageError("--crossvalidation: needs --us8k and --esc10 as well")
     _check_hours(options.hours, options.seed)
+    if is_calibrated(model) and not options.calibrated:
+        log.warning(
+            "scenes.not_calibrated model=%s: is calibrated, and these networks are not; --calibrated", model.path
+        )
     folders = {int(path.name[4:]): path for path in options.crossvalidation.glob("fold*") if path.name[4:].isdecimal()}
     if not folders:
         raise UsageError(f"--crossvalidation {options.crossvalidation}: no folder fold1, fold2, ... in it")
-    models = {fold: load_model_folder(folder) for fold, folder in sorted(folders.items())}
-    for one in models.values():
-        if one.card.labels != model.card.labels:
-            raise UsageError(f"{one.path}: labels {', '.join(one.card.labels)}, expected those of {model.path}")
-    listeners = {fold: peer or Listener(one) for fold, one in models.items()}
-    return hear_made(listeners, _scenery(options)[0], hours=options.hours, seed=options.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        models = {} if peer else _fold_models(options, folders, Path(scratch))
+        listeners: dict[int, Hears] = dict.fromkeys(folders, peer) if peer else {}
+        for fold, one in models.items():
+            if one.card.labels != model.card.labels:
+                raise UsageError(f"{one.path}: labels {', '.join(one.card.labels)}, expected those of {model.path}")
+            if fold in (one.card.trained_on or {}).get("us8k", ()):
+                raise UsageError(f"{one.path}: was trained on fold {fold} (trained_on.us8k), expected on the others")
+            listeners[fold] = Listener(one)
+        return hear_made(listeners, _scenery(options)[0], hours=options.hours, seed=options.seed)
+
+
+def _fold_models(options: argparse.Namespace, folders: dict[int, Path], scratch: Path) -> "dict[int, ModelFolder]":
+    """The networks of each fold of a cross-validation, where asked for calibrated on the other folds."""
+    from agent.model_card import load_model_folder
+
+    if not options.calibrated:
+        return {fold: load_model_folder(folder) for fold, folder in sorted(folders.items())}
+    from model_export.calibration import fit
+    from model_export.crossvalidate import calibrated_model
+    from model_export.results import PREDICTIONS_NAME, read_all_windows, read_predictions
+
+    clips = _clips(options)
+    windows = read_all_windows(options.crossvalidation, read_predictions(options.crossvalidation / PREDICTIONS_NAME))
+    return {
+        fold: calibrated_model(
+            folder,
+            fit([one for one in windows if one.run.fold != fold]),
+            clip_lists.hold_out_fold(clips, fold)[0],
+            scratch / folder.name,
+        )
+        for fold, folder in sorted(folders.items())
+    }
 
 
 def _score(options: argparse.Namespace) -> None:

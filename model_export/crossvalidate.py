@@ -190,6 +190,25 @@ def training_record(work: Path) -> dict[str, Any]:
     return record
 
 
+def calibrated_model(work: Path, rescaling: Rescaling, train_clips: Sequence[Clip], out: Path) -> ModelFolder:
+    """The networks of a fold as a model folder with a calibration folded in: as a calibrated model is shipped.
+
+    Args:
+        work: the fold's folder.
+        rescaling: the calibration.
+        train_clips: what the fold was trained on.
+        out: the folder to write.
+
+    Raises:
+        UsageError: the calibration is of another kind of network.
+    """
+    embedding, classifier = load_networks(work)
+    record = training_record(work)
+    windows = representative_windows(train_clips, seed=record["recipe"]["seed"])
+    quantize(embedding, calibrated(classifier, rescaling), windows, out)
+    return write_card(out, onset_response_s=0.0, offset_response_s=0.0, trained_on=record["folds"])
+
+
 def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
     """The two networks that `train` saved."""
     embedding = keras.models.load_model(work / f"{networks.EMBEDDING}.keras", compile=False)

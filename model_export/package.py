@@ -50,6 +50,7 @@ GROUPS = {
     "siren": "alert",
     "street_music": "music",
 }
+CALIBRATED = "Likelihoods are calibrated"
 FIRST_CHOICES = "The event thresholds are first choices, not tuned."
 TUNED = "The event thresholds are chosen on made scenes, not in a street."
 EVENTS_HEADING = "## Events"
@@ -175,6 +176,12 @@ def write_model_json(folder: Path, card: ModelCard) -> ModelFolder:
     return load_model_folder(folder)
 
 
+def is_calibrated(model: ModelFolder) -> bool:
+    """Whether the model's document says that a calibration was folded into its classifier."""
+    document = model.path / DOCUMENT
+    return document.is_file() and CALIBRATED in document.read_text(encoding="utf-8")
+
+
 def write_events(model: ModelFolder, events: EventCard, text: str, out: Path) -> ModelFolder:
     """Write other numbers of events into a model, and what they are worth into its `MODEL_CARD.md`.
 
@@ -234,7 +241,7 @@ def _calibrated(calibration: Rescaling | None) -> str:
         told = f"{calibration.scale[0]:.2f} for all"
     folds = ", ".join(map(str, calibration.folds))
     return (
-        f"Likelihoods are calibrated: what the last layer sums up before its {calibration.output} is multiplied and "
+        f"{CALIBRATED}: what the last layer sums up before its {calibration.output} is multiplied and "
         f"shifted\n({told}), fitted on {calibration.clips} clips of the folds {folds}, each judged by a network\n"
         "that had not heard it. They hold for such clips, with every label about as frequent; a street has another mix."
     )

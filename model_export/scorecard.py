@@ -128,7 +128,7 @@ def _tried_row(one: Tried, hours: float, *, is_taken: bool) -> list[str]:
     fitted, held_out = total(one.fitted.values()), total(one.held_out.values())
     return [
         one.name,
-        "–" if one.caution is None else str(one.caution),
+        "–" if one.caution is None else f"{one.caution:g}",
         f"{fitted.event_f1:.3f}",
         f"{held_out.event_f1:.3f}",
         f"{fitted.segment_f1:.3f}",

@@ -6,8 +6,8 @@ scenes that they were not chosen on.
 Few recordings stand behind many scenes, and numbers for each label that fit them well are wrong in the next street.
 So a label gets numbers of its own only where that pays in nine of ten draws of the groups; and whether numbers of its
 own, one rule for all, or the card's numbers are written, cross-validation over the folds decides. The budget is to be
-kept on scenes that were not looked at, too: so the choice is also made with caution, as if false alarms were surer than
-they are, and cross-validation decides how much of that is needed.
+kept on scenes that were not looked at, too, where other labels are the ones that cry wolf: so each label is charged
+with a share of what all labels do, and cross-validation decides how large that share has to be.
 """
 
 import itertools
@@ -34,7 +34,7 @@ MERGE_GAP_S = (0.5, 1.0, 2.0)
 N_DRAWS = 400
 BOOTSTRAP_SEED = 0
 CLEAR = 0.1  # a gain that is there in all but this fraction of the draws
-CAUTIONS = (0, 1, 2, 3)  # steps of `on`
+CAUTIONS = (0.0, 0.03, 0.1, 0.15, 0.2, 0.3, 1.0)
 HOUR_S = 3600.0
 
 HITS, TOLD, TRUE, SEGMENT_HITS, SEGMENTS_TOLD, SEGMENTS_TRUE, FALSE_ALARMS = range(7)  # places in `Counts`
@@ -54,7 +54,6 @@ class Evidence:
         units: of each group, what it is held out with: its fold, or itself.
         counts: float64 (n_groups, n_labels, n_candidates, 7), the fields of `Counts`.
         event_free_s: float64 (n_groups,).
-        one_step_lower: of each candidate, the place of the one with the next lower `on`, or its own.
     """
 
     labels: tuple[str, ...]
@@ -63,23 +62,24 @@ class Evidence:
     units: tuple[str, ...]
     counts: Floats
     event_free_s: Floats
-    one_step_lower: NDArray[np.int64]
 
     def sums(self, groups: Sequence[int]) -> Floats:
         """float64 (n_labels, n_candidates, 7), over these groups."""
         summed: Floats = self.counts[list(groups)].sum(axis=0)
         return summed
 
-    def false_alarms(self, groups: Sequence[int], caution: int) -> Floats:
-        """How many false alarms each candidate has on these groups, with `on` so many steps lower.
+    def false_alarms(self, groups: Sequence[int], caution: float) -> Floats:
+        """How many false alarms each candidate is to be expected to have on these groups.
+
+        Those that it had, and so much of those that the mean of all labels had with the same rule: a label that was
+        quiet by chance is not taken for one that is always quiet.
 
         Returns:
             float64 (n_labels, n_candidates).
         """
         false_alarms: Floats = self.counts[list(groups)][..., FALSE_ALARMS].sum(axis=0)
-        for _ in range(caution):
-            false_alarms = false_alarms[:, self.one_step_lower]
-        return false_alarms
+        expected: Floats = false_alarms + caution * false_alarms.mean(axis=0)
+        return expected
 
     def allowed(self, groups: Sequence[int], budget: float) -> float:
         """How many false alarms the budget allows on these groups."""
@@ -100,14 +100,14 @@ class Tried:
 
     Attributes:
         name: of the way.
-        caution: false alarms were counted at an `on` so many steps lower; None where nothing was chosen.
+        caution: the share of all labels' false alarms that each was charged with; None where none was.
         fitted: counts on the scenes that it was chosen on.
         held_out: counts on scenes that it was not chosen on, each fold by what was chosen on the others.
         choice: on all scenes.
     """
 
     name: str
-    caution: int | None
+    caution: float | None
     fitted: dict[str, Counts]
     held_out: dict[str, Counts]
     choice: Choice
@@ -168,19 +168,7 @@ def gather(tracks: Sequence[Track], candidates: Mapping[str, Sequence[EventRule]
     folds = {track.scene.group: str(track.scene.fold) for track in tracks}
     of_folds = tuple(folds[group] for group in groups)
     units = of_folds if len(set(of_folds)) > 1 else groups
-    return Evidence(labels, candidates, groups, units, counts, free_s, _one_step_lower(candidates[labels[0]]))
-
-
-def _one_step_lower(candidates: Sequence[EventRule]) -> NDArray[np.int64]:
-    def like(rule: EventRule) -> tuple[float, ...]:
-        return round(rule.off / rule.on, 2), rule.min_duration_s, rule.merge_gap_s
-
-    places = list(range(len(candidates)))
-    *shared, _ = enumerate(candidates)  # the card's are not of the grid
-    for place, rule in shared:
-        lower = [(one.on, other) for other, one in shared if like(one) == like(rule) and one.on < rule.on]
-        places[place] = max(lower, default=(0.0, place))[1]
-    return np.array(places)
+    return Evidence(labels, candidates, groups, units, counts, free_s)
 
 
 def tune(tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventCard, *, budget: float) -> Tuning:
@@ -212,21 +200,27 @@ def tune(tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventC
 
 
 def _ways(evidence: Evidence, budget: float) -> Iterator[Tried]:
-    """The card's numbers; one rule for all and a rule for each label, with more and more caution."""
+    """The card's numbers; one rule for all; a rule for each label, with more and more caution."""
     everywhere = range(len(evidence.groups))
     card = dict.fromkeys(evidence.labels, len(next(iter(evidence.candidates.values()))) - 1)
     kept = evidence.chosen(card, everywhere)
     yield Tried("the card's", None, kept, kept, card)
-    for caution in CAUTIONS:
-        for name, choose in (("one rule", one_rule), ("a rule for each label", rule_for_each_label)):
-            choice = choose(evidence, everywhere, budget, caution)
-            held_out: dict[str, Counts] = dict.fromkeys(evidence.labels, Counts())
-            for unit in sorted(set(evidence.units)):
-                test = [group for group in everywhere if evidence.units[group] == unit]
-                train = [group for group in everywhere if evidence.units[group] != unit]
-                tested = evidence.chosen(choose(evidence, train, budget, caution), test)
-                held_out = {label: counts + tested[label] for label, counts in held_out.items()}
-            yield Tried(name, caution, evidence.chosen(choice, everywhere), held_out, choice)
+    for caution in (None, *CAUTIONS):
+
+        def choose(groups: Sequence[int], caution: float | None = caution) -> Choice:
+            if caution is None:
+                return one_rule(evidence, groups, budget)
+            return rule_for_each_label(evidence, groups, budget, caution)
+
+        held_out: dict[str, Counts] = dict.fromkeys(evidence.labels, Counts())
+        for unit in sorted(set(evidence.units)):
+            test = [group for group in everywhere if evidence.units[group] == unit]
+            train = [group for group in everywhere if evidence.units[group] != unit]
+            tested = evidence.chosen(choose(train), test)
+            held_out = {label: counts + tested[label] for label, counts in held_out.items()}
+        choice = choose(everywhere)
+        name = "one rule" if caution is None else "a rule for each label"
+        yield Tried(name, caution, evidence.chosen(choice, everywhere), held_out, choice)
 
 
 def _best(tried: Sequence[Tried], evidence: Evidence, budget: float) -> Tried:
@@ -255,16 +249,16 @@ def worth(counts: Floats) -> float:
     return float(by_event + by_second) / 2
 
 
-def one_rule(evidence: Evidence, groups: Sequence[int], budget: float, caution: int = 0) -> Choice:
+def one_rule(evidence: Evidence, groups: Sequence[int], budget: float) -> Choice:
     """The best rule that is the same for all labels and keeps the budget; the best of the quietest if none does."""
     sums = evidence.sums(groups)[:, :-1]  # the card's are not the same for all
-    false_alarms = evidence.false_alarms(groups, caution)[:, :-1].sum(axis=0)  # (n_candidates,)
+    false_alarms = sums[..., FALSE_ALARMS].sum(axis=0)  # (n_candidates,)
     worths = np.array([worth(sums[:, candidate]) for candidate in range(sums.shape[1])])
     allowed = max(evidence.allowed(groups, budget), false_alarms.min())
     return dict.fromkeys(evidence.labels, int(np.argmax(np.where(false_alarms <= allowed, worths, -1.0))))
 
 
-def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float, caution: int = 0) -> Choice:
+def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float, caution: float) -> Choice:
     """From the best rule for all on, what clearly pays for a label, and what the budget demands of it.
 
     What a label's rule adds to the worth of all is linear in its counts, near the worth that there is. A false alarm

@@ -342,20 +342,35 @@ def test_scenes_are_made_scored_and_tuned(
     assert (DEFAULT_MODEL / "model.json").read_bytes() == before
 
 
-def test_a_crossvalidation_is_scored_by_its_own_networks(
-    data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each fold's scenes are made and heard, and nothing is written."""
-    monkeypatch.setattr(soundscapes_module, "Street", functools.partial(Street, scene_s=10.0))
+@pytest.fixture
+def fold_models(tmp_path: Path) -> Path:
+    """A cross-validation of two folds, as far as scenes need one: the default model as if it had heard no fold."""
     for fold in (1, 2):
-        shutil.copytree(DEFAULT_MODEL, tmp_path / "cv" / f"fold{fold}")
+        folder = shutil.copytree(DEFAULT_MODEL, tmp_path / "cv" / f"fold{fold}")
+        card = json.loads((folder / "model.json").read_text())
+        card.pop("trained_on", None)
+        (folder / "model.json").write_text(json.dumps(card))
+    return tmp_path / "cv"
+
+
+def test_a_crossvalidation_is_scored_by_its_own_networks(
+    data_sets: tuple[Path, Path],
+    fold_models: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each fold's scenes are made and heard, and no sound is written; a network that has heard its fold is refused."""
+    monkeypatch.setattr(soundscapes_module, "Street", functools.partial(Street, scene_s=10.0))
     data = ["--us8k", str(data_sets[0]), "--esc10", str(data_sets[1]), "--hours", "0.01"]
+    command = ["score", "--model", str(DEFAULT_MODEL), "--crossvalidation", str(fold_models), *data]
 
-    code = cli.main(["score", "--model", str(DEFAULT_MODEL), "--crossvalidation", str(tmp_path / "cv"), *data])
-
-    assert code == 0
+    assert cli.main(command) == 0
     assert capsys.readouterr().out.startswith("# Events in labelled scenes\n\n8 scenes, 0.02 h")
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".flac") == []
+    assert not list(fold_models.rglob("*.flac"))
+    card = json.loads((fold_models / "fold2" / "model.json").read_text())
+    (fold_models / "fold2" / "model.json").write_text(json.dumps(card | {"trained_on": {"us8k": [1, 2]}}))
+    assert cli.main(command) == 2
+    assert "fold2: was trained on fold 2 (trained_on.us8k)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

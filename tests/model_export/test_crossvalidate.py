@@ -11,13 +11,21 @@ import pytest
 from scipy import special
 
 from agent.errors import UsageError
+from agent.inference import Classifier
 from agent.model_card import load_model_folder
-from agent.values import FloatArray
+from agent.values import FloatArray, Window
 from model_export import networks
 from model_export.calibration import Rescaling
 from model_export.clips import LABELS, Clip, esc10, esc10_as_published, urbansound8k
-from model_export.crossvalidate import crossvalidate, load_calibrated, load_networks
+from model_export.crossvalidate import (
+    calibrated,
+    calibrated_model,
+    crossvalidate,
+    load_calibrated,
+    load_networks,
+)
 from model_export.published import PublishedNetwork
+from model_export.quantize import representative_windows
 from model_export.results import FoldPredictions, mean_by_clip, read_all_windows, read_predictions
 from model_export.verify import MAX_MEAN_DIFFERENCE
 from tests.model_export.conftest import SMALL_RECIPE
@@ -168,6 +176,23 @@ def test_what_is_shipped_is_calibrated_and_what_was_trained_is_not(finished: Pat
     expected = special.softmax(0.5 * sums, axis=1)
     np.testing.assert_allclose(load_calibrated(work)[1](embeddings), expected, atol=1e-5)
     assert_says_the_same(load_networks(work)[1], trained, embeddings)
+
+
+def test_a_folds_model_is_calibrated_as_a_shipped_one(clips: list[Clip], finished: Path, tmp_path: Path) -> None:
+    """The embedding is the same, the likelihoods are those of the calibrated network, what was trained stays."""
+    rescaling = Rescaling("sigmoid", LABELS, (0.5,) * len(LABELS), (-1.0,) * len(LABELS), (2,), 10)
+    before = (finished / "fold1" / "classifier.tflite").read_bytes()
+
+    model = calibrated_model(finished / "fold1", rescaling, [clip for clip in clips if clip.fold == 2], tmp_path)
+
+    embedding, classifier = load_networks(finished / "fold1")
+    windows = representative_windows(clips, seed=2)
+    wanted = calibrated(classifier, rescaling).predict(embedding.predict(windows[..., None], verbose=0), verbose=0)
+    agents_own = Classifier(model)
+    likelihoods = np.stack([agents_own.predict(Window(window, 0, 1)).likelihoods for window in windows])
+    assert np.abs(likelihoods - wanted).mean() < MAX_MEAN_DIFFERENCE
+    assert model.card.trained_on == {"us8k": (2,), "esc10": (2,)}
+    assert (finished / "fold1" / "classifier.tflite").read_bytes() == before
 
 
 def test_calibration_of_another_kind_of_network_is_refused(finished: Path, tmp_path: Path) -> None:
