@@ -1,9 +1,13 @@
 """What several test files need: signals, the repository's places, and the real servers."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+
+# As `urbansound` itself does: with more threads BLAS rounds differently, and what runs here and there is compared.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -68,7 +68,7 @@ def test_it_has_responses_of_its_own(yamnet: YamnetListener) -> None:
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
     """What is not YAMNet, or not TFLite at all, is named."""
-    with pytest.raises(ModelError, match=r"embedding\.tflite: gives 256 scores, expected YAMNet's 521"):
+    with pytest.raises(ModelError, match=r"embedding\.tflite: gives 240 scores, expected YAMNet's 521"):
         YamnetListener(DEFAULT_MODEL / "embedding.tflite")
     (tmp_path / "x.tflite").write_text("nothing")
     with pytest.raises(ModelError, match=r"x\.tflite: not a TFLite file"):

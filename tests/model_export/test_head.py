@@ -213,7 +213,7 @@ def test_a_long_recording_does_not_outvote_the_others(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("few_steps")
 def test_what_the_base_says_of_a_label_stays(base: ModelFolder, tmp_path: Path) -> None:
     """Groups and event numbers of labels that the base knows; `background` is never an event."""
-    clips, embeddings = made(("dog_bark", "rooster", "background"), n_recordings=2, d=256)
+    clips, embeddings = made(("dog_bark", "rooster", "background"), n_recordings=2, d=240)
     trained = train_head(clips, embeddings, seed=0)
 
     model, agreement = write_head(trained, base, clips, embeddings, tmp_path / "own")
@@ -231,7 +231,7 @@ def test_an_int8_network_that_says_something_else_is_refused(
     base: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is held against the trained one before there is a `model.json`."""
-    clips, embeddings = made(("a", "b"), n_recordings=2, d=256)
+    clips, embeddings = made(("a", "b"), n_recordings=2, d=240)
     trained, other = (train_head(clips, embeddings, seed=0) for _ in range(2))
     turned = type(other)(
         (*other.weights[:-1], other.weights[-1][:, ::-1]), (*other.biases[:-1], other.biases[-1][::-1])
