@@ -176,6 +176,8 @@ class FrontEnd:
         self._n_pushed: int  # at the capture rate, since the reset
         self._n_model_samples: int  # at the model's rate, since the reset
         self._n_windows: int  # since the reset
+        self._n_passed: int  # frames before the next window, since the reset
+        self._hop = self._n_new_frames = self._frames_per_hop  # to the next window, and from the last one
         self._samples: FloatArray  # at the model's rate, from the next frame's first sample on
         self._frames: FloatArray  # from the next window's first frame on
         self._origin = 0
@@ -185,6 +187,10 @@ class FrontEnd:
     def window_length(self) -> int:
         """Samples at the capture rate that one window covers."""
         return self._at_capture_rate(self._numbers.window_length_samples)
+
+    def widen(self, factor: int) -> None:
+        """From the next window on, give one only each so many hops; together they are at most a window long."""
+        self._hop = factor * self._frames_per_hop
 
     def push(self, block: AudioBlock) -> Iterator[Window]:
         """Take a block; give the windows that are complete with it."""
@@ -234,6 +240,7 @@ class FrontEnd:
         self._samples = np.empty(0, np.float32)
         self._frames = np.empty((0, self._numbers.n_mels), np.float32)
         self._n_windows = 0
+        self._n_passed = 0
 
     def _resampled(self, step: FloatArray) -> FloatArray:
         return step if self._resampler is None else self._resampler.push(step)
@@ -255,13 +262,14 @@ class FrontEnd:
 
     def _windows(self) -> Iterator[Window]:
         n_frames, n_samples = self._numbers.n_frames, self.window_length
-        hop_samples = self._frames_per_hop * self._numbers.hop_length_samples  # at the model's rate
         while len(self._frames) >= n_frames:
             log_mel = self._frames[:n_frames]
-            first_sample = self._origin + self._at_capture_rate(self._n_windows * hop_samples)
-            n_new_frames = self._frames_per_hop if self._n_windows else None
+            first_sample = self._origin + self._at_capture_rate(self._n_passed * self._numbers.hop_length_samples)
+            n_new_frames = self._n_new_frames if self._n_windows else None
             self._n_windows += 1
-            self._frames = self._frames[self._frames_per_hop :]
+            self._n_passed += self._hop
+            self._n_new_frames = self._hop
+            self._frames = self._frames[self._hop :]
             yield Window(log_mel, first_sample, n_samples, n_new_frames)
 
     def _step_begin(self, step: int) -> int:
