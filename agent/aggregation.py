@@ -25,9 +25,15 @@ class Aggregator:
     """
 
     def __init__(self, *, span_s: float, window_hop_s: float) -> None:
+        self._span_s, self._window_hop_s = span_s, window_hop_s
+        self._windows: deque[tuple[int, NDArray[np.float64]]] = deque()  # where it begins, likelihoods
+        self.widen(1)
+
+    def widen(self, factor: int) -> None:
+        """From now on, windows come so many hops apart."""
         # Half up: with hops of 0.1, 0.2 and 0.5 s, a span of 0.5 s is 5, 3 and 1 windows, centred within 0.1 s.
-        n_windows = max(1, math.floor(span_s / window_hop_s + 0.5))
-        self._windows: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=n_windows)  # where it begins, likelihoods
+        n_windows = max(1, math.floor(self._span_s / (factor * self._window_hop_s) + 0.5))
+        self._windows = deque(self._windows, maxlen=n_windows)
 
     def push(self, prediction: Prediction) -> Iterator[Segment]:
         """Take a prediction; give the segment that it completes.

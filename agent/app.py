@@ -41,6 +41,11 @@ class Stages:
     aggregator: Aggregator
     detector: EventDetector
 
+    def widen(self, factor: int) -> None:
+        """From now on, judge a window only each so many hops."""
+        self.front_end.widen(factor)
+        self.aggregator.widen(factor)
+
 
 class Judge:
     """A model and the site's rules: everything between sound and event.
@@ -82,6 +87,12 @@ class Judge:
         """The model, for messages."""
         card = self.model.card
         return messages.ModelIdentity(name=card.name, version=card.version, sha256=self.model.sha256)
+
+    @property
+    def widest(self) -> int:
+        """How many hops may lie between two windows: these must touch, or sound between them would not be heard."""
+        numbers = self.model.card.front_end
+        return max(1, int(numbers.n_frames * numbers.hop_length_samples / (self.window_hop_s * numbers.sample_rate_hz)))
 
     @property
     def join_period_s(self) -> int:

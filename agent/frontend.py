@@ -182,7 +182,7 @@ class _SharedFrames:
     def __init__(self, numbers: FrontEndNumbers, hop_samples: int) -> None:
         self._numbers = numbers
         self._log_mel = LogMel(numbers)
-        self.new_frames: int | None = hop_samples // numbers.hop_length_samples
+        self.hop_samples, self.new_frames = hop_samples, hop_samples // numbers.hop_length_samples
         self._model_step = frames_per_step(numbers) * numbers.hop_length_samples
         self._samples: FloatArray  # from the next frame's first sample on
         self._frames: FloatArray  # from the next window's first frame on
@@ -207,6 +207,10 @@ class _SharedFrames:
             self._frames = self._frames[self.new_frames :]
             yield log_mel
 
+    def widen(self, hop_samples: int) -> None:
+        """From the next window on, they are so far apart."""
+        self.hop_samples, self.new_frames = hop_samples, hop_samples // self._numbers.hop_length_samples
+
     def reset(self) -> None:
         """Forget the past."""
         self._samples = np.empty(0, np.float32)
@@ -229,7 +233,7 @@ class _OwnFrames:
 
     def __init__(self, numbers: FrontEndNumbers, hop_samples: int) -> None:
         self._window_samples = numbers.window_length_samples
-        self._hop_samples = hop_samples
+        self.hop_samples = hop_samples
         self._log_mel = LogMel(numbers)
         self.new_frames: int | None = None
         self._samples: FloatArray  # from the next window's first sample on
@@ -246,8 +250,12 @@ class _OwnFrames:
         """The log-mel of each window whose samples are there, float32 (n_frames, n_mels)."""
         while len(self._samples) >= self._window_samples:
             log_mel = self._log_mel.window(self._samples[: self._window_samples])
-            self._samples = self._samples[self._hop_samples :]
+            self._samples = self._samples[self.hop_samples :]
             yield log_mel
+
+    def widen(self, hop_samples: int) -> None:
+        """From the next window on, they are so far apart."""
+        self.hop_samples = hop_samples
 
     def reset(self) -> None:
         """Forget the past."""
@@ -291,6 +299,8 @@ class FrontEnd:
         self._n_pushed: int  # at the capture rate, since the reset
         self._n_model_samples: int  # at the model's rate, since the reset
         self._n_windows: int  # since the reset
+        self._n_passed: int  # samples at the model's rate before the next window, since the reset
+        self._n_new_frames: int | None = None  # of the next window, where it shares frames with the last one
         self._origin = 0
         self.reset()
 
@@ -298,6 +308,10 @@ class FrontEnd:
     def window_length(self) -> int:
         """Samples at the capture rate that one window covers."""
         return self._at_capture_rate(self._numbers.window_length_samples)
+
+    def widen(self, factor: int) -> None:
+        """From the next window on, give one only each so many hops; together they are at most a window long."""
+        self._framing.widen(factor * self._hop_samples)
 
     def push(self, block: AudioBlock) -> Iterator[Window]:
         """Take a block; give the windows that are complete with it."""
@@ -346,6 +360,7 @@ class FrontEnd:
         self._n_model_samples = 0
         self._framing.reset()
         self._n_windows = 0
+        self._n_passed = 0
 
     def _resampled(self, step: FloatArray) -> FloatArray:
         return step if self._resampler is None else self._resampler.push(step)
@@ -358,9 +373,11 @@ class FrontEnd:
     def _windows(self) -> Iterator[Window]:
         for log_mel in self._framing.windows():
             log_mel.flags.writeable = False
-            first_sample = self._origin + self._at_capture_rate(self._n_windows * self._hop_samples)
-            n_new_frames = self._framing.new_frames if self._n_windows else None
+            first_sample = self._origin + self._at_capture_rate(self._n_passed)
+            n_new_frames = self._n_new_frames if self._n_windows else None
             self._n_windows += 1
+            self._n_passed += self._framing.hop_samples
+            self._n_new_frames = self._framing.new_frames
             yield Window(log_mel, first_sample, self.window_length, n_new_frames)
 
     def _step_begin(self, step: int) -> int:

@@ -11,6 +11,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+LATE_S = 1.0  # less is not worth telling
+
 log = logging.getLogger(__name__)
 
 
@@ -23,6 +25,8 @@ class Snapshot:
         lost_samples: samples that were lost before it could.
         gaps: how often that happened.
         events: sound events begun.
+        late_s: how much sound waits to be analysed.
+        wide_hop_s: the window hop, where it is wider than configured so that the analysis keeps up; else None.
         connected: whether there is a broker.
         delivered: messages that it acknowledged.
         queued: messages that wait for it.
@@ -34,6 +38,8 @@ class Snapshot:
     lost_samples: int
     gaps: int
     events: int
+    late_s: float
+    wide_hop_s: float | None
     connected: bool
     delivered: int
     queued: int
@@ -45,6 +51,10 @@ class Snapshot:
         parts = [f"{self.analysed_samples / sample_rate_hz:.0f} s analysed", f"{self.events} events"]
         if self.gaps:
             parts.append(f"{self.lost_samples / sample_rate_hz:.1f} s lost in {self.gaps} gaps")
+        if self.wide_hop_s is not None:
+            parts.append(f"too slow: a window only each {self.wide_hop_s:g} s")
+        if self.late_s >= LATE_S:
+            parts.append(f"{self.late_s:.1f} s late")
         parts.append("broker connected" if self.connected else "no broker")
         if self.queued:
             parts.append(f"{self.queued} messages wait")
@@ -63,6 +73,8 @@ class Health:
         self._lost_samples = 0
         self._gaps = 0
         self._events = 0
+        self._late_s = 0.0
+        self._wide_hop_s: float | None = None
 
     @property
     def analysed_samples(self) -> int:
@@ -78,6 +90,10 @@ class Health:
         self._gaps += 1
         self._lost_samples += lost_samples
 
+    def note_pace(self, late_s: float, wide_hop_s: float | None) -> None:
+        """How much sound waits, and the window hop where it is wider than configured."""
+        self._late_s, self._wide_hop_s = late_s, wide_hop_s
+
     def count_event(self) -> None:
         """An event has begun."""
         self._events += 1
@@ -91,6 +107,8 @@ class Health:
             lost_samples=self._lost_samples,
             gaps=self._gaps,
             events=self._events,
+            late_s=self._late_s,
+            wide_hop_s=self._wide_hop_s,
             connected=connected,
             delivered=delivered,
             queued=queued,

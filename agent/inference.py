@@ -162,7 +162,8 @@ class _StreamingEmbedding:
 
     def run(self, windows: Sequence[Window]) -> TensorArray:
         """The embeddings of windows, int8 (n_windows, d); all before their new frames it has heard already."""
-        begins = [index for index, window in enumerate(windows) if index == 0 or window.n_new_frames is None]
+        hops = [window.n_new_frames for window in windows]
+        begins = [0, *(index for index in range(1, len(hops)) if hops[index] != hops[index - 1] is not None)]
         if len(begins) == 1:
             return self._follow(windows)
         runs = [windows[begin:end] for begin, end in zip(begins, [*begins[1:], len(windows)], strict=True)]

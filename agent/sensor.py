@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from agent import pipeline
-from agent.app import Judge, Outbox, Stop, StopSignals
+from agent.app import Judge, Outbox, Stages, Stop, StopSignals
 from agent.capture import Microphone
 from agent.clock import Timeline, time_synced
 from agent.config import Config
 from agent.errors import AgentError, DeviceHungError
 from agent.health import Health, Heartbeat
+from agent.pace import Pace
 from agent.ring import Ring
 from agent.values import AudioBlock, EndReason, SoundEvent
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 LOOK_AFTER_S = 1.0
 LOOK_AT_FIRST_S = 0.05  # until sound is analysed: systemd waits for READY
-READ_S = 0.1
+READ_S = 1.0  # at most: what waits is judged at once, which costs less
 SILENT_S = 5.0  # sound servers stutter for 3 s, and then deliver everything
 FINISH_S = 20.0  # at shutdown, for the pipeline to work off what is in the ring
 
@@ -117,12 +118,13 @@ class Sensor:
             def judged(_prediction: object) -> None:
                 self._heard = True
 
+            pace = Pace(self._judge.widest)
             with self._starting:
                 if self._stop.is_set():
                     return
                 self._microphone.start(ring)
             pipeline.run(
-                self._blocks(ring),
+                self._keeping_up(self._blocks(ring), ring, pace, stages),
                 stages.front_end,
                 self._judge.classifier,
                 stages.aggregator,
@@ -154,6 +156,18 @@ class Sensor:
                 log.warning("capture.gap lost_s=%.3f", block.lost_before / self._sample_rate_hz)
             yield block
             self._health.count_analysed(len(block.samples))
+
+    def _keeping_up(self, blocks: Iterator[AudioBlock], ring: Ring, pace: Pace, stages: Stages) -> Iterator[AudioBlock]:
+        """The same blocks; where the board is too slow for them, windows come less often before sound is lost."""
+        rate_hz, hop_s = self._sample_rate_hz, self._judge.window_hop_s
+        for block in blocks:
+            before, late_s = pace.factor, ring.waiting / rate_hz
+            factor = pace.push(block.first_sample / rate_hz, late_s)
+            if factor != before:
+                stages.widen(factor)
+                log.warning("pipeline.hop window_hop_s=%g late_s=%.1f", factor * hop_s, late_s)
+            self._health.note_pace(late_s, factor * hop_s if factor > 1 else None)
+            yield block
 
     def _end_reason(self) -> EndReason:
         return "shutdown" if self._stop.is_set() else "gap"

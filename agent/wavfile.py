@@ -72,7 +72,6 @@ class Recording:
         self._read = read
         self._close = close
         self._n_read = first_sample
-        self._is_broken = False
 
     @property
     def duration_s(self) -> float | None:
@@ -97,8 +96,9 @@ class Recording:
             point may go beyond [-1, 1]; they stay as they are.
         """
         n = block_samples or self.sample_rate_hz
-        while not self._is_broken:
-            samples = self._samples(n)  # (n or fewer, n_channels)
+        error: Exception | None = None
+        while error is None:
+            samples, error = self._read_at_most(n)  # (n or fewer, n_channels)
             if len(samples) == 0:
                 break
             mono, n_invalid = to_mono(samples, self._channel)
@@ -106,32 +106,26 @@ class Recording:
             mono.flags.writeable = False
             self._n_read += len(mono)
             yield AudioBlock(mono, self._n_read - len(mono))
-        if self._is_broken:
-            return
-        if self._n_read == 0:
+        if error is not None:
+            self._note(f"cannot be read beyond {self._n_read / self.sample_rate_hz:.3f} s ({error})")
+        elif self._n_read == 0:
             self._note("holds no samples")
         elif self.n_samples is not None and self._n_read < self.n_samples:
             self._note(f"truncated, its header promises {self.n_samples} samples, and {self._n_read} are there")
 
-    def _samples(self, n: int) -> FloatArray:
-        """The next samples, a second at a time: where the file is damaged, what is before that second is kept."""
-        pieces: list[FloatArray] = []
-        n_read = 0
-        while n_read < n:
+    def _read_at_most(self, n: int) -> tuple[FloatArray, Exception | None]:
+        """Read a block second by second: of one that cannot be read to its end, libsndfile gives nothing."""
+        parts: list[FloatArray] = []
+        while n > 0:
             try:
-                piece = self._read(min(n - n_read, self.sample_rate_hz))
+                part = self._read(min(n, self.sample_rate_hz))  # (n or fewer, n_channels)
             except (soundfile.LibsndfileError, OSError) as error:
-                end_s = (self._n_read + n_read) / self.sample_rate_hz
-                self._note(f"cannot be read beyond {end_s:.3f} s ({error})")
-                self._is_broken = True
+                return np.concatenate([*parts, np.empty((0, self.n_channels), np.float32)]), error
+            parts.append(part)
+            n -= len(part)
+            if len(part) < self.sample_rate_hz:
                 break
-            if len(piece) == 0:
-                break
-            pieces.append(piece)
-            n_read += len(piece)
-        if len(pieces) == 1:
-            return pieces[0]
-        return np.concatenate(pieces) if pieces else np.empty((0, 1), np.float32)
+        return (parts[0] if len(parts) == 1 else np.concatenate(parts)), None
 
     def close(self) -> None:
         """Give the file back. A stream that somebody else opened stays open."""

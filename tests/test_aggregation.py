@@ -93,6 +93,21 @@ def test_after_a_gap_the_sum_starts_afresh(likelihoods: FloatArray) -> None:
     np.testing.assert_array_equal(first.likelihoods, likelihoods[50])
 
 
+def test_the_span_stays_the_same_when_the_hop_is_widened(likelihoods: FloatArray) -> None:
+    """As many windows as fit into the span are summed, the newest ones, before and after."""
+    aggregator = Aggregator(span_s=1.0, window_hop_s=0.1)
+    segments_of(aggregator, likelihoods[:30])
+
+    aggregator.widen(4)
+    (wide,) = aggregator.push(prediction(likelihoods[30], 3000))
+    aggregator.widen(1)
+    narrow = segments_of(aggregator, likelihoods[31:60])[-1]
+
+    assert wide.n_windows == 3
+    np.testing.assert_allclose(wide.likelihoods, likelihoods[28:31].mean(axis=0), atol=1e-6)
+    assert narrow.n_windows == 10
+
+
 def test_nothing_is_held_back(likelihoods: FloatArray) -> None:
     """Each window gives its segment at once, so the end of a stream adds none."""
     aggregator = Aggregator(span_s=1.0, window_hop_s=0.1)

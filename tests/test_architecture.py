@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "inference": {"errors", "model_card", "values"},
     "aggregation": {"values"},
     "events": {"values"},
+    "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
     "messages": {"clock", "values"},
     "spool": {"errors"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
-    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pipeline", "ring", "values"},
+    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "ring", "values"},
     "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
     "cli": {"app", "bench", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
     | {"progress", "replay", "sensor", "values", "wavfile", "workers"},

@@ -190,6 +190,25 @@ def test_a_window_says_which_of_its_frames_are_new(window_hop_s: float) -> None:
         np.testing.assert_array_equal(window.log_mel[: -window.n_new_frames], before.log_mel[window.n_new_frames :])
 
 
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_the_hop_can_be_widened_and_narrowed(rate_hz: int) -> None:
+    """The windows are some of those that there were otherwise, so many hops apart, and say how many frames are new."""
+    samples = noise(rate_hz, 5.0)
+    every = {window.first_sample: window.log_mel.tobytes() for window in windows_of(front_end_of(rate_hz), samples)}
+    front_end = front_end_of(rate_hz)
+    windows: list[Window] = []
+    for number, block in enumerate(blocks_of(samples, rate_hz)):
+        front_end.widen((1, 4, 8, 2, 1)[number])
+        windows += front_end.push(block)
+    windows += front_end.flush()
+
+    hops = [round((one.first_sample - other.first_sample) / rate_hz * 10) for other, one in itertools.pairwise(windows)]
+    assert {1, 2, 4, 8} == set(hops)
+    assert [window.n_new_frames for window in windows] == [None, *(8 * hop for hop in hops)]
+    for window in windows:
+        assert window.log_mel.tobytes() == every[window.first_sample]
+
+
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_a_window_holds_the_sound_of_its_time(rate_hz: int) -> None:
     """A click is in those frames whose time holds it, at every rate: resampling delays nothing."""

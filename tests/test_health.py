@@ -137,6 +137,7 @@ def test_the_snapshot_adds_up_what_was_counted() -> None:
         health.count_analysed(16_000)
     health.count_gap(8_000)
     health.count_event()
+    health.note_pace(0.4, None)
 
     snapshot = health.snapshot(
         connected=False, delivered=5, queued=2, dropped=1, last_error="MQTT broker b:1883: connection refused"
@@ -146,4 +147,18 @@ def test_the_snapshot_adds_up_what_was_counted() -> None:
     assert snapshot.status_line(16_000) == (
         "10 s analysed, 1 events, 0.5 s lost in 1 gaps, no broker, 2 messages wait, 1 messages dropped, "
         "MQTT broker b:1883: connection refused"
+    )
+
+
+def test_a_board_that_is_too_slow_is_seen() -> None:
+    """Who looks at the status reads that windows come less often, and how late the analysis is."""
+    health = Health()
+    health.count_analysed(160_000)
+    health.note_pace(2.25, 0.4)
+
+    snapshot = health.snapshot(connected=True, delivered=0, queued=0, dropped=0, last_error=None)
+
+    assert (snapshot.late_s, snapshot.wide_hop_s) == (2.25, 0.4)
+    assert snapshot.status_line(16_000) == (
+        "10 s analysed, 0 events, too slow: a window only each 0.4 s, 2.2 s late, broker connected"
     )

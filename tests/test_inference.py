@@ -21,7 +21,15 @@ from ai_edge_litert.interpreter import Interpreter
 from agent import model_card
 from agent.errors import ModelError
 from agent.frontend import FrontEnd
-from agent.inference import LITERT_GREETING, Classifier, Embedder, _same_steps, dequantize, quantize
+from agent.inference import (
+    CHUNKS_AT_ONCE,
+    LITERT_GREETING,
+    Classifier,
+    Embedder,
+    _same_steps,
+    dequantize,
+    quantize,
+)
 from agent.model_card import ModelFolder, TensorCard, load_model_folder
 from agent.values import AudioBlock, FloatArray, Window
 from tests.conftest import REPOSITORY
@@ -185,8 +193,8 @@ def test_a_prediction_is_the_receivers_to_keep(model: ModelFolder, windows: list
             values[0] = 0.5
 
 
-def stream_of(model: ModelFolder, *, chunks_per_hop: int, seed: int) -> list[Window]:
-    """A few seconds of noise that changes, as the front end gives it, twice: a gap lies between."""
+def stream_of(model: ModelFolder, *, chunks_per_hop: int, seed: int, n_samples: int = 50_000) -> list[Window]:
+    """Some noise that changes, as the front end gives it, twice: a gap lies between."""
     rng = np.random.default_rng(seed)
     assert model.card.streaming is not None
     front_end = FrontEnd(
@@ -196,7 +204,8 @@ def stream_of(model: ModelFolder, *, chunks_per_hop: int, seed: int) -> list[Win
     )
     windows = []
     for _ in range(2):
-        sound = rng.normal(0, 0.1, 50_000) * np.interp(np.arange(50_000), np.arange(0, 50_001, 5_000), rng.random(11))
+        levels = np.interp(np.arange(n_samples), np.linspace(0, n_samples, 11), rng.random(11))
+        sound = rng.normal(0, 0.1, n_samples) * levels
         windows += [*front_end.push(AudioBlock(sound.astype(np.float32), 0)), *front_end.flush()]
         front_end.reset()
     return windows
@@ -219,7 +228,7 @@ def test_streaming_gives_the_same_to_the_last_bit(model: ModelFolder, chunks_per
 @pytest.mark.parametrize("at_once", [2, 7, 10, 23, 1000])
 def test_windows_may_come_many_at_once(model: ModelFolder, streaming: bool, at_once: int) -> None:
     """However many are judged in one call, over a gap too: each prediction is the same to the last bit."""
-    windows = [window for seed in (3, 4, 5) for window in stream_of(model, chunks_per_hop=1, seed=seed)]
+    windows = stream_of(model, chunks_per_hop=1, seed=3, n_samples=130_000)
     one_by_one, classifier = (Classifier(model, streaming=streaming) for _ in range(2))
 
     predictions = [
@@ -228,12 +237,33 @@ def test_windows_may_come_many_at_once(model: ModelFolder, streaming: bool, at_o
         for prediction in classifier.predict_all(windows[start : start + at_once])
     ]
 
-    assert len(windows) > 100
+    assert len(windows) > 2 * max(CHUNKS_AT_ONCE)
     for window, prediction in zip(windows, predictions, strict=True):
         alone = one_by_one.predict(window)
         assert prediction.likelihoods.tobytes() == alone.likelihoods.tobytes()
         assert prediction.embedding.tobytes() == alone.embedding.tobytes()
         assert (prediction.first_sample, prediction.n_samples) == (window.first_sample, window.n_samples)
+
+
+@pytest.mark.parametrize("at_once", [1, 1000])
+def test_the_hop_may_change_in_a_stream(model: ModelFolder, at_once: int) -> None:
+    """Windows that lie two, four or one hop apart have the embeddings that they have alone, in the same call too."""
+    windows = stream_of(model, chunks_per_hop=1, seed=6)[:21]
+    kept = [0, 1, 2, 4, 6, 10, 14, 15, 16, 20]
+    thinned = [
+        replace(windows[number], n_new_frames=8 * (number - before) if number else None)
+        for before, number in zip([0, *kept], kept, strict=False)
+    ]
+    windowed, streaming = Classifier(model), Classifier(model, streaming=True)
+
+    predictions = [
+        prediction
+        for start in range(0, len(thinned), at_once)
+        for prediction in streaming.predict_all(thinned[start : start + at_once])
+    ]
+
+    for window, prediction in zip(thinned, predictions, strict=True):
+        assert prediction.embedding.tobytes() == windowed.predict(window).embedding.tobytes()
 
 
 def test_no_windows_no_predictions(model: ModelFolder) -> None:

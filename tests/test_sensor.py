@@ -3,12 +3,13 @@
 import json
 import logging
 import queue
+import re
 import resource
 import signal
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,7 +26,7 @@ from agent.errors import AgentError, DeviceAwayError, DeviceHungError, SpoolErro
 from agent.health import Heartbeat
 from agent.portaudio import StreamSettings
 from agent.sensor import Sensor
-from agent.values import FloatArray
+from agent.values import FloatArray, Prediction, Window
 from tests.broker import (
     DEADLINE_S,
     HOST,
@@ -654,6 +655,39 @@ def test_a_spool_that_fails_stops_the_sensor(
     assert error.exit_code == 74
 
 
+def test_a_board_that_is_too_slow_judges_less_often_and_loses_nothing(
+    run_sensor: Callable[..., Running], judge: Judge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Windows come at a wider hop until the board keeps up; when it has time again, at the configured one.
+
+    Here each window takes as long as 0.2 s of sound while sound waits, and no longer than it must when all is done.
+    """
+    card = Card()
+
+    def judged(windows: Sequence[Window]) -> list[Prediction]:
+        silence = np.zeros(len(judge.labels), np.float32)
+        for window in windows:
+            heard_s = (window.n_new_frames or 80) / 80
+            late_s = running.sensor._health.snapshot(
+                connected=True, delivered=0, queued=0, dropped=0, last_error=None
+            ).late_s
+            card.play(np.zeros(round(SAMPLE_RATE_HZ * (0.2 if late_s > 0.5 else heard_s)), np.float32))
+        return [Prediction(silence, silence, window.first_sample, window.n_samples) for window in windows]
+
+    monkeypatch.setattr(judge.classifier, "predict_all", judged)
+    running = run_sensor(card)
+    card.play(np.zeros(2 * SAMPLE_RATE_HZ, np.float32))
+
+    def hops() -> list[str]:
+        return re.findall(r"pipeline\.hop window_hop_s=([\d.]+)", caplog.text)
+
+    wait_until(lambda: hops()[-1:] == ["0.1"], "the configured hop")
+    assert hops()[0] == "0.2"
+    assert "0.4" in hops()
+    snapshot = running.sensor._health.snapshot(connected=True, delivered=0, queued=0, dropped=0, last_error=None)
+    assert (snapshot.lost_samples, snapshot.wide_hop_s) == (0, None)
+
+
 def test_a_bug_in_the_analysis_is_not_hidden(
     run_sensor: Callable[..., Running], howl: FloatArray, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -662,7 +696,7 @@ def test_a_bug_in_the_analysis_is_not_hidden(
     def fail(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(judge.classifier, "predict", fail)
+    monkeypatch.setattr(judge.classifier, "predict_all", fail)
     card = Card(howl)
 
     sensor = run_sensor(card)

@@ -137,6 +137,21 @@ def test_a_recording_can_be_opened_in_its_middle(
     assert recording.problem is None
 
 
+def test_long_blocks_lose_no_more_of_a_broken_file(tmp_path: Path) -> None:
+    """Of a recording that was cut off in a long block, what comes before the cut is heard, but for a second at most."""
+    samples = np.random.default_rng(5).normal(0.0, 0.1, 20 * RATE_HZ).astype(np.float32)
+    soundfile.write(tmp_path / "x.flac", samples, RATE_HZ)
+    content = (tmp_path / "x.flac").read_bytes()
+    (tmp_path / "x.flac").write_bytes(content[: len(content) * 3 // 4])
+
+    with open_recording(tmp_path / "x.flac") as short, open_recording(tmp_path / "x.flac") as long:
+        expected, actual = joined(list(short.blocks())), joined(list(long.blocks(long.long_block)))
+
+    np.testing.assert_array_equal(actual, expected)
+    assert len(actual) > 13.5 * RATE_HZ
+    assert long.problem == short.problem is not None
+
+
 @pytest.mark.parametrize(
     ("rate_hz", "n_channels", "seconds"),
     [(16_000, 1, 10), (48_000, 1, 10), (48_000, 2, 5), (48_000, 8, 1), (10**6, 1, 1)],
