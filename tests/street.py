@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from tests.broker import DEADLINE_S
 from tests.sound_server import SAMPLE_RATE_HZ
 
-SIREN = "fold1/159738-8-0-4.ogg"
+SIREN = "fold3/184623-8-0-0.ogg"
 CLIPS = (
     SIREN,
-    "fold1/193394-3-0-4.ogg",
-    "fold2/197320-6-10-0.ogg",
-    "fold1/180937-7-3-13.ogg",
-    "fold2/159747-8-0-6.ogg",
+    "fold1/164312-3-1-0.ogg",
+    "fold1/174290-6-0-0.ogg",
+    "fold1/103074-7-0-2.ogg",
+    "fold1/159738-8-0-1.ogg",
 )
 BEFORE_S, BETWEEN_S, AFTER_S = 1.0, 1.5, 2.0
 PEAK = 0.5
@@ -76,7 +76,7 @@ def _written(samples: Pcm, file: Path) -> Sound:
 
 @pytest.fixture(scope="session")
 def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """A siren, a dog, a shot, a jackhammer and another siren, with silence around each; 29.1 s."""
+    """A siren, a dog, a shot, a jackhammer and another siren, with silence around each; 26.6 s."""
     parts = [silence(BEFORE_S)]
     for name in CLIPS:
         parts += [clip(recordings, name), silence(BETWEEN_S)]
@@ -85,7 +85,7 @@ def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 @pytest.fixture(scope="session")
 def corner(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """A dog and a shot: the shortest street with more than one event; 10.4 s."""
+    """A dog and a shot: the shortest street with more than one event; 8.1 s."""
     parts = [silence(BEFORE_S)]
     for name in CLIPS[1:3]:
         parts += [clip(recordings, name), silence(BETWEEN_S)]
