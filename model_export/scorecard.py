@@ -77,10 +77,9 @@ def _tuning_parts(tuning: Tuning) -> Iterator[str]:
     hours = tuning.event_free_hours
     taken = tuning.taken
     yield (
-        f"Numbers of events for at most {tuning.budget:g} false alarms in an hour without events, chosen on made\n"
-        f"scenes ({total(taken.fitted.values()).true} events, {hours:.1f} h without any). Held out: each fold by what\n"
-        "was chosen on the others, which is what to expect of other recordings. The best that keeps the budget there\n"
-        "is taken."
+        f"For at most {tuning.budget:g} false alarms in an hour without events, chosen on made scenes with\n"
+        f"{total(taken.fitted.values()).true} events and {hours:.1f} h without any. Held out: each fold by what was chosen\n"
+        "on the others, which is what to expect of other recordings. The best that keeps the budget there is taken."
     )
     yield table(
         [
