@@ -172,6 +172,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     for name in os.environ:
         if name.startswith(_OURS):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # as the command sets it, but taken back
 
     def call_it(*arguments: str | Path) -> Said:
         root = logging.getLogger()
