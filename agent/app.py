@@ -54,9 +54,9 @@ class Judge:
         config: the effective configuration.
 
     Attributes:
+        config: the effective configuration.
         model, rules, classifier: what it judges by.
         streams: whether the embedding network runs in its streaming form.
-        window_hop_s: as configured.
 
     Raises:
         ModelError: the model folder is not what its card says, or has no classifier.
@@ -66,7 +66,7 @@ class Judge:
     def __init__(self, config: Config) -> None:
         self.model: ModelFolder = load_model_folder(config.model.path or DEFAULT_MODEL)
         self.model.require_classifier()  # before the rules, which would say that there are no classes
-        self._config = config
+        self.config = config
         card = self.model.card
         rules = event_rules(card.events, card.labels, config.events.default, config.events.classes)
         self.rules: dict[str, EventRule] = {
@@ -74,7 +74,6 @@ class Judge:
         }
         self.stages(card.front_end.sample_rate_hz)  # what does not fit is said now, not when sound comes
         self.streams = _streams(card, config.inference)
-        self.window_hop_s = config.inference.window_hop_s
         self.classifier = Classifier(self.model, num_threads=config.inference.num_threads, streaming=self.streams)
 
     @property
@@ -89,6 +88,11 @@ class Judge:
         return messages.ModelIdentity(name=card.name, version=card.version, sha256=self.model.sha256)
 
     @property
+    def window_hop_s(self) -> float:
+        """As configured."""
+        return self.config.inference.window_hop_s
+
+    @property
     def widest(self) -> int:
         """How many hops may lie between two windows: these must touch, or sound between them would not be heard."""
         numbers = self.model.card.front_end
@@ -97,11 +101,11 @@ class Judge:
     @property
     def join_period_s(self) -> int:
         """A stream can be joined each time it is so old."""
-        return join_period_s(self.model.card.front_end, window_hop_s=self._config.inference.window_hop_s)
+        return join_period_s(self.model.card.front_end, window_hop_s=self.window_hop_s)
 
     def stages(self, sample_rate_hz: int) -> Stages:
         """Fresh stages for a stream at this rate."""
-        card, config = self.model.card, self._config
+        card, config = self.model.card, self.config
         hop_s = config.inference.window_hop_s
         return Stages(
             FrontEnd(card.front_end, capture_rate_hz=sample_rate_hz, window_hop_s=hop_s),

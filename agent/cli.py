@@ -356,7 +356,7 @@ def _each_recording(
 
 
 def _workers(
-    stack: ExitStack, options: argparse.Namespace, files: Sequence[Path], config: "Config", judge: "Judge"
+    stack: ExitStack, options: argparse.Namespace, files: Sequence[Path], judge: "Judge", stop: "Stop"
 ) -> "Workers | None":
     """Other processes to judge the files, if they are wanted or worthwhile."""
     from agent.workers import Workers, worthwhile
@@ -365,7 +365,7 @@ def _workers(
     jobs: int = options.jobs or worthwhile(files, options.channel)
     if jobs == 1:
         return None
-    return stack.enter_context(Workers(config, judge, jobs, files, options.channel))
+    return stack.enter_context(Workers(judge, jobs, files, options.channel, stop=stop))
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -389,7 +389,7 @@ def _replay(options: argparse.Namespace) -> int:
         if options.publish:
             outbox = Outbox(config, judge, environment=os.environ, stop=signals.stop, replayed=True)
             stack.enter_context(outbox)
-        workers = None if options.speed is not None else _workers(stack, options, files, config, judge)
+        workers = None if options.speed is not None else _workers(stack, options, files, judge, signals.stop)
         unwritten: list[OutputError] = []
 
         def treat(file: Path, recording: "Recording") -> None:
@@ -441,7 +441,7 @@ def _classify(options: argparse.Namespace) -> int:
     write = _writer(options.output, CLIP_COLUMNS, _clip_line)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        workers = _workers(stack, options, files, config, judge)
+        workers = _workers(stack, options, files, judge, signals.stop)
 
         def treat(file: Path, recording: "Recording") -> None:
             prediction = classify(recording, judge, stop=signals.stop, workers=workers)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import pipeline
-from agent.app import Judge
+from agent.app import Judge, Stop
 from agent.config import Config
 from agent.errors import AgentError, RecordingError
 from agent.mono import Channel
@@ -100,20 +100,22 @@ class Workers:
     """Processes that judge what comes next, while the caller makes events of what they judged before.
 
     Args:
-        config: the effective configuration; each process uses one thread.
-        judge: made from it; says where streams can be joined.
+        judge: each process makes its own from the same configuration, with one thread.
         n: how many processes.
         files: in the order in which `predictions` will be asked for.
         channel: of all files.
+        stop: once set, a process that has ended is no error: the signal may have gone to all of them.
     """
 
-    def __init__(self, config: Config, judge: Judge, n: int, files: Sequence[Path], channel: Channel) -> None:
+    def __init__(self, judge: Judge, n: int, files: Sequence[Path], channel: Channel, *, stop: Stop) -> None:
         context = multiprocessing.get_context("spawn")  # forked LiteRT threads would hang
+        config = judge.config
         one_thread = config.inference.model_copy(update={"num_threads": 1})
         self._stopped = context.Event()
         self._pool = ProcessPoolExecutor(
             n, context, _begin, (config.model_copy(update={"inference": one_thread}), self._stopped)
         )
+        self._stop = stop
         self._most = n * PARTS_AHEAD
         self._numbers = {str(file): number for number, file in enumerate(files)}
         self._parts = (part for file in files for part in self._parts_of(file, channel, judge.join_period_s))
@@ -158,7 +160,14 @@ class Workers:
         while not ended:
             _, answer = self._waiting.popleft()
             self._fill()
-            judged = _result(answer)
+            try:
+                judged = answer.result()
+            except BrokenProcessPool as error:
+                if self._stop.is_set():
+                    return
+                raise AgentError(
+                    "a process that judges recordings has ended, expected it to go on (out of memory?)"
+                ) from error
             ended = judged.ended
             recording.problem = recording.problem or judged.problem
             recording.n_invalid_samples += judged.n_invalid_samples
@@ -193,13 +202,6 @@ class Workers:
             if self._numbers[str(file)] < self._wanted:
                 return
             yield Part(file, channel, begin, end, lead=LEAD_S * rate_hz)
-
-
-def _result(answer: Future[Judged]) -> Judged:
-    try:
-        return answer.result()
-    except BrokenProcessPool as error:
-        raise AgentError("a process that judges recordings has ended, expected it to go on (out of memory?)") from error
 
 
 # --- in the other processes ----------------------------------------------------------------------------------------

@@ -79,7 +79,8 @@ def _tuning_parts(tuning: Tuning) -> Iterator[str]:
     yield (
         f"For at most {tuning.budget:g} false alarms in an hour without events, chosen on made scenes with\n"
         f"{total(taken.fitted.values()).true} events and {hours:.1f} h without any. Held out: each fold by what was\n"
-        "chosen on the others, which is what to expect of other recordings. The best that keeps the budget there is taken."
+        "chosen on the others, which is what to expect of other recordings. The best that keeps the budget there is\n"
+        "taken."
     )
     yield table(
         [

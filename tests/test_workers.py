@@ -81,7 +81,7 @@ def test_several_processes_judge_as_one_does(street: Path, judge: Judge) -> None
     """Every window of every recording gets the same likelihoods to the last bit, and what is wrong is said once."""
     files = [file for file in sorted(street.iterdir()) if file.name != "f-none.wav"]
 
-    with Workers(Config(), judge, 2, files, "mix") as workers:
+    with Workers(judge, 2, files, "mix", stop=Stop()) as workers:
         for file in files:
             with open_recording(file) as here, open_recording(file) as there:
                 assert judged_by(workers, there) == judged_here(here, judge)
@@ -96,7 +96,7 @@ def test_both_forms_and_other_hops_and_channels(street: Path) -> None:
     config = Config(inference=InferenceConfig(form="windowed", window_hop_s=0.2))
     judge, file = Judge(config), street / "d-spoilt.wav"
 
-    with Workers(config, judge, 2, [file], 2) as workers, open_recording(file, 2) as here:
+    with Workers(judge, 2, [file], 2, stop=Stop()) as workers, open_recording(file, 2) as here:
         with open_recording(file, 2) as there:
             assert judged_by(workers, there) == judged_here(here, judge)
         assert there.n_invalid_samples == 0
@@ -118,7 +118,7 @@ def test_events_and_labels_are_those_of_one_process(street: Path, judge: Judge) 
         assert prediction is not None
         return prediction.likelihoods.tobytes()
 
-    with Workers(Config(), judge, 2, files, "mix") as workers:
+    with Workers(judge, 2, files, "mix", stop=Stop()) as workers:
         assert events_of(files[0], workers) == events_of(files[0], None) != []
         assert events_of(files[2], workers) == events_of(files[2], None)
         assert label_of(files[4], workers) == label_of(files[4], None)
@@ -134,7 +134,7 @@ def test_what_cannot_be_shared_is_judged_here(judge: Judge, tmp_path: Path, monk
         soundfile.write(file, sound(duration_s), RATE_HZ)
 
     with (
-        Workers(Config(), judge, 2, files, "mix") as shared,
+        Workers(judge, 2, files, "mix", stop=Stop()) as shared,
         open_recording(files[0]) as long,
         open_recording(files[1]) as short,
     ):
@@ -159,7 +159,7 @@ def test_processes_do_not_run_far_ahead(judge: Judge, tmp_path: Path) -> None:
     """Of a recording of a day, only a few parts are on the way at any time: memory does not grow with its length."""
     day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
 
-    with Workers(Config(), judge, 2, [day], "mix") as workers, open_recording(day) as recording:
+    with Workers(judge, 2, [day], "mix", stop=Stop()) as workers, open_recording(day) as recording:
         predictions = workers.predictions(recording)
         assert predictions is not None
         for _ in range(3000):
@@ -171,7 +171,7 @@ def test_a_process_that_dies_is_said(judge: Judge, tmp_path: Path) -> None:
     """When the system kills a process, the replay does not wait for it."""
     day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
 
-    with Workers(Config(), judge, 1, [day], "mix") as workers, open_recording(day) as recording:
+    with Workers(judge, 1, [day], "mix", stop=Stop()) as workers, open_recording(day) as recording:
         predictions = workers.predictions(recording)
         assert predictions is not None
         next(predictions)
@@ -221,7 +221,7 @@ def test_no_process_is_left_behind(
     wait_until(lambda: len(children_of(replayed.process.pid)) == 3, "two processes, and the tracker of semaphores")
     children = children_of(replayed.process.pid)
 
-    for process in [replayed.process.pid, *(children if number == signal.SIGINT else [])]:  # as from a terminal
+    for process in [replayed.process.pid, *(children if number != signal.SIGKILL else [])]:  # as from a terminal
         os.kill(process, number)
 
     assert replayed.wait() == code
