@@ -262,8 +262,8 @@ class _Network:
 
     def run_all(self, rows: TensorArray) -> TensorArray:
         """Run for each row; the answers are rows as well."""
-        if len(rows) == 1:
-            return self.run(rows)[np.newaxis]
+        if len(rows) == 1 or rows.dtype != np.int8:  # in float32, many at once are rounded differently
+            return np.stack([self.run(row) for row in rows])
         if self._many is None:
             self._many = _loaded(self._file, self._num_threads, (ROWS_AT_ONCE, *self._shape[1:]))
         answers = []
