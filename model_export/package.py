@@ -52,7 +52,7 @@ GROUPS = {
 }
 CALIBRATED = "Likelihoods are calibrated"
 FIRST_CHOICES = "The event thresholds are first choices, not tuned."
-TUNED = "The event thresholds are chosen on made scenes, not in a street."
+TUNED = "The event thresholds are chosen on made scenes by `urbansound-model tune`, not in a street."
 EVENTS_HEADING = "## Events"
 N_CONVOLUTIONS = 8
 SPAN_S = 1.0
