@@ -113,6 +113,9 @@ class SpoolConfig(ConfigPart):
 
     path: FilePath = Path("/var/lib/urbansound/spool.sqlite")
     max_messages: Annotated[int, Field(ge=100, le=100_000_000)] = 1_000_000
+    max_mib: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    max_age_days: Annotated[float, Field(gt=0.0, le=3650.0)] = 90.0
+    order: Literal["oldest", "live"] = "oldest"
 
 
 class LogConfig(ConfigPart):

@@ -147,6 +147,7 @@ class Database:
     def _open(self) -> None:
         with self._named_errors():
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=0.0)
+            self._db.text_factory = _text
         try:
             with self._named_errors():
                 self._make_ready()
@@ -250,6 +251,11 @@ class Database:
         return kind(f"{self._name}: cannot be used ({reason}), expected a file in a folder where the agent can write")
 
 
+def _text(content: bytes) -> str:
+    """A text of which a bad card changed some bytes is still a text."""
+    return content.decode(errors="replace")
+
+
 def _tables_of(schema: str) -> set[str]:
     return set(re.findall(r"CREATE TABLE (\w+)", schema))
 
@@ -257,6 +263,7 @@ def _tables_of(schema: str) -> set[str]:
 def _readable_rows(file: Path, table: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of a damaged file: from the first up to the damage, and from the last down to it."""
     database = sqlite3.connect(file, isolation_level=None, timeout=0.0)
+    database.text_factory = _text
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         there = {name for _, name, *_ in database.execute(f"PRAGMA table_info({table})")}
