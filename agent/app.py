@@ -227,7 +227,7 @@ class Outbox:
             node's state: the sensor may be running.
 
     Raises:
-        SpoolError: the outbox cannot be opened; on leaving, it failed meanwhile.
+        DatabaseError: the outbox cannot be opened; on leaving, it failed meanwhile.
         BrokerError: on leaving, where recordings were told: not all of it could be delivered.
         ConfigError: the password or the TLS files cannot be used.
     """

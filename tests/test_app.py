@@ -17,7 +17,7 @@ import pytest
 from agent.app import Judge, Outbox, Stop, StopSignals, broker_options
 from agent.clock import recording_timeline
 from agent.config import Config, MqttConfig, TlsConfig
-from agent.errors import ConfigError, ModelError, SpoolError
+from agent.errors import ConfigError, DatabaseError, ModelError
 from agent.model_card import DEFAULT_MODEL
 from agent.values import SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
@@ -350,10 +350,10 @@ def test_a_publisher_that_cannot_go_on_stops_the_agent(
     stop = Stop()
 
     def fail(*_: object) -> None:
-        raise SpoolError("spool: the disk is full")
+        raise DatabaseError("spool: the disk is full")
 
     with (  # noqa: PT012  what is raised is raised on leaving
-        pytest.raises(SpoolError, match="the disk is full"),
+        pytest.raises(DatabaseError, match="the disk is full"),
         Outbox(config_for(broker, tmp_path), judge, environment={}, stop=stop) as outbox,
     ):
         monkeypatch.setattr(outbox.spool, "forget", fail)
@@ -368,7 +368,7 @@ def test_the_first_reason_to_leave_is_the_one_that_is_told(
     stop = Stop()
 
     def fail(*_: object) -> None:
-        raise SpoolError("spool: the disk is full")
+        raise DatabaseError("spool: the disk is full")
 
     with (  # noqa: PT012
         pytest.raises(ZeroDivisionError),

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
     "messages": {"clock", "values"},
-    "spool": {"errors"},
+    "database": {"errors"},
+    "spool": {"database"},
     "broker": {"errors"},
     "publisher": {"broker", "errors", "spool"},
     "health": set(),
@@ -51,7 +52,7 @@ OWNERS = {
     "scipy": "fourier",
     "soxr": "resampler",
     "ai_edge_litert": "inference",
-    "sqlite3": "spool",
+    "sqlite3": "database",
     "paho": "broker",
     "tomllib": "config",
 }

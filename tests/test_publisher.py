@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import pytest
 
 from agent.broker import BrokerOptions, Publication, tls_context
-from agent.errors import SpoolError
+from agent.errors import DatabaseError
 from agent.publisher import Publisher
 from agent.spool import Spool
 from tests.broker import DEADLINE_S, HOST, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
@@ -539,6 +539,6 @@ def test_a_spool_that_fails_is_handed_to_the_agent(
     publisher.announce_again()  # wakes it
 
     assert failed.wait(DEADLINE_S)
-    assert isinstance(failures[0], SpoolError)
+    assert isinstance(failures[0], DatabaseError)
     wait_until(lambda: subscriber.payloads(STATUS)[-1] == b"offline", "the broker to say offline")
     publisher.stop(0.0)
