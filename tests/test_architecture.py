@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
     "messages": {"clock", "values"},
-    "spool": {"errors"},
+    "database": {"errors"},
+    "spool": {"database"},
     "broker": {"errors"},
     "publisher": {"broker", "errors", "spool"},
     "health": set(),
@@ -57,7 +58,7 @@ OWNERS = {
     "scipy": "fourier",
     "soxr": "resampler",
     "ai_edge_litert": "inference",
-    "sqlite3": "spool",
+    "sqlite3": "database",
     "paho": "broker",
     "tomllib": "config",
 }
