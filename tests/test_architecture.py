@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
-    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "ring", "values"},
+    "reload": {"app", "broker", "config", "errors"},
+    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "reload", "ring", "values"},
     "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
     "cli": {"app", "bench", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
     | {"progress", "replay", "sensor", "values", "wavfile", "workers"},
