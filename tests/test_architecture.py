@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
-    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "ring", "values"},
+    "reload": {"app", "broker", "config", "errors"},
+    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "reload", "ring", "values"},
     "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
     "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "logs", "messages"}
     | {"parquet", "portaudio", "progress", "replay", "sensor", "values", "wavfile", "workers"},
