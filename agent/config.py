@@ -169,7 +169,7 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"configuration {path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {path}: not TOML ({error})") from error
         except RecursionError as error:
             raise ConfigError(f"configuration {path}: is nested too deep, expected sections and values") from error

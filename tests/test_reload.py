@@ -175,7 +175,7 @@ def test_one_comes_after_the_other(judge: Judge) -> None:
         ("[mqtt]\npassword_file = '/nowhere'", "mqtt password file /nowhere: cannot be read"),
         ("[mqtt.tls]\nenabled = true\nca_file = '/nowhere'", "/nowhere: cannot be read"),
         ("[mqtt]\npassword = 'secret'", "mqtt.password is set and mqtt.username is not"),
-        ("x = " + "[" * 100_000, "not TOML"),
+        ("x = " + "[" * 100_000, "nested too deep"),
         ('[mqtt]\npassword_file = "a\\u0000b"', "mqtt.password_file: "),
         (None, "cannot be read"),
     ],
