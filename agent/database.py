@@ -147,7 +147,7 @@ class Database:
     def _open(self) -> None:
         with self._named_errors():
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=0.0)
-            self._db.text_factory = _text
+        self._db.text_factory = _text
         try:
             with self._named_errors():
                 self._make_ready()
@@ -243,6 +243,8 @@ class Database:
                 raise DatabaseCorruptError(f"{self._name}: is damaged ({error})") from error
             kind = DatabaseUnwritableError if code in _UNWRITABLE else DatabaseError
             raise self._unusable(str(error), kind) from error
+        except UnicodeDecodeError as error:  # Python fails to word SQLite's error, which quotes the damaged bytes
+            raise DatabaseCorruptError(f"{self._name}: is damaged ({error})") from error
         except OSError as error:
             kind = DatabaseUnwritableError if error.errno in _UNWRITABLE_ERRNO else DatabaseError
             raise self._unusable(error.strerror or str(error), kind) from error
@@ -251,9 +253,9 @@ class Database:
         return kind(f"{self._name}: cannot be used ({reason}), expected a file in a folder where the agent can write")
 
 
-def _text(content: bytes) -> str:
-    """A text of which a bad card changed some bytes is still a text."""
-    return content.decode(errors="replace")
+def _text(raw: bytes) -> str:
+    """A bit that flipped inside a text passes SQLite's check: such a row is read, and its owner judges it."""
+    return raw.decode("utf-8", "replace")
 
 
 def _tables_of(schema: str) -> set[str]:
@@ -276,7 +278,7 @@ def _readable_rows(file: Path, table: str, columns: Sequence[str]) -> Iterator[d
         beyond = "" if upper is None else f"WHERE rowid > {upper}"
         for _, values in _until_damaged(database.execute(f"{select} {beyond} ORDER BY rowid DESC"), rising=False):
             yield dict(zip(known, values, strict=True))
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return  # nothing of this table can be read
     finally:
         database.close()
@@ -288,7 +290,7 @@ def _until_damaged(cursor: sqlite3.Cursor, *, rising: bool) -> Iterator[tuple[in
     while True:
         try:
             row = cursor.fetchone()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             return
         if row is None or (last is not None and (row[0] > last) != rising):
             return

@@ -96,7 +96,7 @@ class Quality(WirePart):
     """How far to trust the message.
 
     Attributes:
-        time_synced: whether the node's clock was set by a time server; left out where nobody could say.
+        time_synced: whether the times are by a clock that a time server had set; left out where nobody could say.
     """
 
     time_synced: bool | None = None
@@ -319,15 +319,18 @@ class EventTeller:
         )
 
 
-def interrupted_end(last_payload: bytes) -> Callable[[int], bytes]:
+def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
     """The end of an event that was open when the agent was killed, from the last message about it.
 
     It ended when it was last told: nobody knows what was heard after that.
 
     Returns:
-        from `seq` to the draft.
+        from `seq` to the draft; None where the last message cannot be read: the file that it lay in is damaged.
     """
-    last = EventDraft.model_validate_json(last_payload)
+    try:
+        last = EventDraft.model_validate_json(last_payload)
+    except ValidationError:
+        return None
     end = last.model_copy(
         update={
             "event_type": "end",

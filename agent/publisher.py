@@ -17,7 +17,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from agent.broker import RETRY_MAX_S, RETRY_MIN_S, BrokerOptions, Connection, Publication, Waker, retry_delays
+from agent.broker import (
+    RETRY_MAX_S,
+    RETRY_MIN_S,
+    BrokerOptions,
+    Connection,
+    Publication,
+    Waker,
+    is_topic,
+    retry_delays,
+)
 from agent.errors import AgentError, BrokerError, ConfigError
 from agent.spool import Kind, Spool, SpooledMessage
 
@@ -100,11 +109,17 @@ class Publisher:
         self._farewell = farewell
         self._on_failure = on_failure
         self._new_delays = partial(retry_delays, retry_min_s, retry_max_s)
-        self._deliveries = _Deliveries(spool, finish, max_in_flight, self._new_delays, live_first=live_first)
+        self._new_deliveries = partial(
+            _Deliveries, spool, finish, max_in_flight, self._new_delays, live_first=live_first
+        )
+        self._deliveries = self._new_deliveries()
         self._waker = Waker()
         self._stop_asked = threading.Event()
         self._stop_at = _NEVER
         self._news = threading.Event()
+        self._wanted = options  # other than `_options` while there is a move to make
+        self._move_by = _NEVER
+        self._hurry = threading.Event()  # ends a wait for the broker
         self._connected = False
         self._connected_at = _NEVER
         self._delivered = 0
@@ -124,6 +139,13 @@ class Publisher:
         self._news.set()
         self._waker.wake()
 
+    def connect_anew(self, options: Callable[[], BrokerOptions]) -> None:
+        """Say goodbye, and go on with another broker, or as somebody else. What was not acknowledged is sent there."""
+        self._move_by = time.monotonic() + _GOODBYE_S
+        self._wanted = options
+        self._hurry.set()
+        self._waker.wake()
+
     def stop(self, drain_s: float) -> bool:
         """Deliver what waits, say goodbye, disconnect.
 
@@ -135,6 +157,7 @@ class Publisher:
         """
         self._stop_at = time.monotonic() + drain_s
         self._stop_asked.set()
+        self._hurry.set()
         self._waker.wake()
         self._thread.join(drain_s + _GOODBYE_S + _JOIN_GRACE_S)
         if not self._thread.is_alive():
@@ -169,6 +192,10 @@ class Publisher:
         delays = self._new_delays()
         while not self._stop_asked.is_set() or (len(self._spool) > 0 and time.monotonic() < self._stop_at):
             self._connected_at = _NEVER
+            self._hurry.clear()
+            if self._is_to_move:
+                self._options = self._wanted
+                self._deliveries, delays = self._new_deliveries(), self._new_delays()  # it may refuse other things
             try:
                 options = self._options()
                 self._serve(Connection(options, self._client_id, will=self._farewell, waker=self._waker), options)
@@ -180,20 +207,25 @@ class Publisher:
                 log.warning("mqtt.away retry_s=%.1f queued=%d reason=%s", delay_s, len(self._spool), error)
                 self._pause(delay_s)
             else:
-                return
+                if not self._is_to_move:
+                    return
+
+    @property
+    def _is_to_move(self) -> bool:
+        return self._wanted is not self._options
 
     def _pause(self, delay_s: float) -> None:
         until = time.monotonic() + delay_s
         if not self._stop_asked.is_set():
             while (remaining_s := until - time.monotonic()) > 0.0:
                 self._spool.save()
-                if self._stop_asked.wait(min(remaining_s, _SAVE_S)):
+                if self._hurry.wait(min(remaining_s, _SAVE_S)):
                     break  # whoever asks to stop gets one more attempt at once
         else:
             time.sleep(max(0.0, min(delay_s, self._stop_at - time.monotonic())))
 
     def _serve(self, connection: Connection, options: BrokerOptions) -> None:
-        """Deliver until asked to stop, then say goodbye."""
+        """Deliver until asked to stop or to move, then say goodbye."""
         log.info("mqtt.connected broker=%s:%d queued=%d", options.host, options.port, len(self._spool))
         deliveries = self._deliveries
         deliveries.begin(connection)
@@ -206,10 +238,12 @@ class Publisher:
                     self._news.clear()
                     deliveries.announce(self._announce())
                 self._spool.save()
-                deliveries.send()
+                is_last = self._is_to_move
+                if not is_last:
+                    deliveries.send()
                 self._in_flight = deliveries.in_flight
-                remaining_s = self._stop_at - time.monotonic()
-                if self._stop_asked.is_set() and (remaining_s <= 0.0 or self._in_flight == 0):
+                remaining_s = min(self._stop_at, self._move_by if is_last else _NEVER) - time.monotonic()
+                if (is_last or self._stop_asked.is_set()) and (remaining_s <= 0.0 or self._in_flight == 0):
                     break
                 delivered, refused = deliveries.settle(remaining_s)
                 self._delivered += delivered
@@ -291,13 +325,14 @@ class _Deliveries:
             self._retry_at = _NEVER
         unsendable = []
         for message in self._next():
-            payload = self._finish(message)
+            payload = self._finish(message) if is_topic(message.topic) else None
             if payload is None:
                 unsendable.append(message.seq)
             else:
                 ticket = self._connection.publish(Publication(message.topic, payload))
                 self._sent[ticket] = (message.seq, message.topic)
-        if unsendable:
+        if unsendable:  # damaged: they would cost each connection, and hold up all others
+            log.error("spool.unsendable seqs=%s", unsendable)
             self._spool.discard(unsendable)
 
     def _start_over(self) -> None:

@@ -353,6 +353,16 @@ class Spool:
             rows = self._database.rows("SELECT event_id, topic, payload FROM open_events ORDER BY since")
         return [OpenEvent(*row) for row in rows]
 
+    def forget_event(self, event_id: str) -> None:
+        """An open event of which nobody can tell the end: what is known of it cannot be read.
+
+        Raises:
+            DatabaseError: the disk fails.
+        """
+        with self._lock:
+            self._ledger[event_id] = None
+            self._write(durable=False)
+
     def close(self) -> None:
         """Let go of the file. What waits stays in it."""
         with self._lock:

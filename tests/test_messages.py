@@ -223,7 +223,9 @@ def test_an_end_after_a_crash_is_put_right_as_well() -> None:
     """What an interrupted event was reckoned by is in its last message, and goes into its end."""
     last = teller(synced=False).tell(START).payload(1)
 
-    end = json.loads(sent(interrupted_end(last)(2), boots={"this boot": NOON.timestamp() - 60.0}))
+    worded = interrupted_end(last)
+    assert worded is not None
+    end = json.loads(sent(worded(2), boots={"this boot": NOON.timestamp() - 60.0}))
 
     assert (end["start"], end["end"]) == ("2026-01-01T11:59:00.100Z", "2026-01-01T11:59:01.100Z")
     assert end["quality"] == {"time_synced": True}
@@ -263,7 +265,9 @@ def test_an_event_that_a_crash_cut_short_ends_where_it_was_last_heard() -> None:
     speaker.tell(START)
     last = speaker.tell(UPDATE).payload(2)
 
-    end = json.loads(interrupted_end(last)(3))
+    worded = interrupted_end(last)
+    assert worded is not None
+    end = json.loads(worded(3))
 
     assert end == json.loads(last) | {
         "seq": 3,
