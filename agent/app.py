@@ -303,7 +303,7 @@ class Outbox:
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
         self._environment = environment
-        self._options = self._broker_options()  # what is wrong with the files is said now
+        self._options = broker_options(config.mqtt, environment)  # what is wrong with the files is said now
         self.clock = clock or WallClock()
         self._next_discard_s = 0.0
         spool_file = config.spool.path.parent / REPLAY_SPOOL_NAME if replayed else config.spool.path
@@ -317,7 +317,7 @@ class Outbox:
         self._end_interrupted()
         self.publisher = Publisher(
             spool=self.spool,
-            options=partial(self._broker_options),
+            options=partial(self._connecting),
             finish=self._finished,
             live_first=config.spool.order == "live",
             client_id=f"urbansound-{config.node.id}" + ("-replay" if replayed else ""),
@@ -388,10 +388,11 @@ class Outbox:
             self.publisher.announce_again()
             return
         self._options = options
-        self.publisher.connect_anew(partial(self._broker_options))
+        self.publisher.connect_anew(partial(self._connecting))
 
-    def _broker_options(self) -> broker.BrokerOptions:
-        """Read anew for each connection."""
+    def _connecting(self) -> broker.BrokerOptions:
+        """Where to connect now, and as whom. Called on the publisher thread before each attempt."""
+        self._reckoned()  # even if nothing can be sent: should the machine be started anew, this boot's time is known
         config, _ = self._site
         return broker_options(config.mqtt, self._environment)
 
