@@ -29,7 +29,7 @@ settings.register_profile(
 )
 settings.load_profile("ours")
 
-pytest_plugins = ["tests.broker", "tests.commands", "tests.sound_server", "tests.street"]
+pytest_plugins = ["tests.broker", "tests.commands", "tests.sound_server", "tests.street", "tests.wall_clock"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
