@@ -61,14 +61,18 @@ check_machine() {
 install_program() {
     release=$OPT/releases/$(date -u +%Y%m%dT%H%M%SZ).$$
     mkdir -p "$OPT/releases"
-    trap 'rm -rf "$release"' EXIT
+    copy=""
+    trap 'rm -rf "$release" "$copy"' EXIT
     say "making $release"
     "$PYTHON" -m venv "$release"
     if [ -n "$wheels" ]; then
         "$release/bin/pip" install --quiet --disable-pip-version-check --no-index --find-links "$wheels" \
             --constraint "$SOURCE/constraints.txt" urban-sound-agent
     else
-        "$release/bin/pip" install --quiet --disable-pip-version-check --constraint "$SOURCE/constraints.txt" "$SOURCE"
+        copy=$(mktemp -d) # pip would leave a build in the source, and take up what it left the last time
+        cp -r "$SOURCE/agent" "$SOURCE/model_export" "$SOURCE/pyproject.toml" "$SOURCE/README.md" "$SOURCE/LICENSE" "$copy"
+        "$release/bin/pip" install --quiet --disable-pip-version-check --constraint "$SOURCE/constraints.txt" "$copy"
+        rm -rf "$copy"
     fi
     for unit in $(running); do
         "$release/bin/urbansound" check "$(configuration_of "$unit")" >/dev/null ||
