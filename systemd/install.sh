@@ -57,6 +57,11 @@ check_machine() {
     esac
 }
 
+start_again() {
+    # shellcheck disable=SC2086  # one word each
+    systemctl start --no-block $units
+}
+
 # A release is made beside the one that runs, and is used only when it is whole.
 install_program() {
     release=$OPT/releases/$(date -u +%Y%m%dT%H%M%SZ).$$
@@ -74,16 +79,22 @@ install_program() {
         "$release/bin/pip" install --quiet --disable-pip-version-check --constraint "$SOURCE/constraints.txt" "$copy"
         rm -rf "$copy"
     fi
-    for unit in $(running); do
+    for unit in $units; do
         "$release/bin/urbansound" check "$(configuration_of "$unit")" >/dev/null ||
             fail "the new version refuses the configuration of $unit: the old version stays"
     done
+    if [ -n "$units" ]; then
+        # Nobody runs from a release that goes away: what runs opens files of its model now and then.
+        # shellcheck disable=SC2086  # one word each
+        systemctl stop $units || true
+        trap start_again EXIT # also where something fails from here on
+    fi
     if [ -d "$VENV" ] && [ ! -L "$VENV" ]; then
         rm -rf "$VENV" # made by hand; it cannot be moved
     fi
     ln -sfn "$release" "$VENV.new"
     mv -T "$VENV.new" "$VENV"
-    trap - EXIT
+    [ -n "$units" ] || trap - EXIT
     for old in "$OPT"/releases/*; do
         [ "$old" = "$release" ] || rm -rf "$old"
     done
@@ -112,13 +123,12 @@ install_units() {
 
 install_all() {
     check_machine
+    units=$(running)
     install_program
     install_configuration
     install_units
-    units=$(running)
     if [ -n "$units" ]; then
         # shellcheck disable=SC2086  # one word each
-        systemctl restart --no-block $units
         say "$("$COMMAND" --version), restarted:" $units
     else
         say "$("$COMMAND" --version) is installed. Next, set node.id, audio.device and mqtt.host, and start it:"
