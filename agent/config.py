@@ -169,8 +169,10 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"configuration {path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {path}: not TOML ({error})") from error
+        except RecursionError as error:
+            raise ConfigError(f"configuration {path}: is nested too deep, expected sections and values") from error
     overrides = _lay_over(data, environment)
     where = " with ".join(["configuration" if path is None else str(path), *overrides])
     _refuse_unknown_keys(data, Config, where)
@@ -216,7 +218,7 @@ def _is_text(model: type[BaseModel], key: str) -> bool:
 def _value(text: str, *, is_text: bool) -> Any:  # noqa: ANN401  any TOML type
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):  # the latter: thousands of brackets
         return text
     return text if is_text and not isinstance(value, str) else value
 

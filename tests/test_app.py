@@ -18,7 +18,7 @@ import pytest
 from agent.app import Judge, Outbox, Stop, StopSignals, broker_options
 from agent.clock import recording_timeline
 from agent.config import Config, MqttConfig, TlsConfig
-from agent.errors import ConfigError, ModelError, SpoolError
+from agent.errors import ConfigError, DatabaseError, ModelError
 from agent.model_card import DEFAULT_MODEL
 from agent.values import SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
@@ -420,6 +420,24 @@ def test_an_event_that_a_crash_left_open_is_ended_at_the_next_start(
         assert len(again.spool) == 0, "it is ended once"
 
 
+def test_an_open_event_that_cannot_be_read_any_more_does_not_keep_the_agent_from_starting(
+    judge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bit flipped in what was last told about it: it is said and forgotten, and the others get their end."""
+    config = Config.model_validate({"spool": {"path": str(tmp_path / "spool.sqlite")}})
+    crashed = Outbox(config, judge, environment={}, stop=Stop())
+    crashed.spool.append(TOPIC, lambda _: b'{"schema":"urbanso\xf5nd.event/1"', event_id="damaged")
+    crashed.teller(RATE_HZ, recording_timeline(START, RATE_HZ))(event("start"))
+    crashed.spool.close()
+
+    restarted = Outbox(config, judge, environment={}, stop=Stop())
+
+    assert "event.unreadable event_id=damaged" in caplog.text
+    assert restarted.spool.open_events() == []
+    assert json.loads(restarted.spool.oldest(10)[-1].payload)["end_reason"] == "interrupted"
+    restarted.spool.close()
+
+
 def test_a_replay_does_not_push_the_sensor_from_the_broker(
     broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
 ) -> None:
@@ -450,10 +468,10 @@ def test_a_publisher_that_cannot_go_on_stops_the_agent(
     stop = Stop()
 
     def fail(*_: object) -> None:
-        raise SpoolError("spool: the disk is full")
+        raise DatabaseError("spool: the disk is full")
 
     with (  # noqa: PT012  what is raised is raised on leaving
-        pytest.raises(SpoolError, match="the disk is full"),
+        pytest.raises(DatabaseError, match="the disk is full"),
         Outbox(config_for(broker, tmp_path), judge, environment={}, stop=stop) as outbox,
     ):
         monkeypatch.setattr(outbox.spool, "forget", fail)
@@ -468,7 +486,7 @@ def test_the_first_reason_to_leave_is_the_one_that_is_told(
     stop = Stop()
 
     def fail(*_: object) -> None:
-        raise SpoolError("spool: the disk is full")
+        raise DatabaseError("spool: the disk is full")
 
     with (  # noqa: PT012
         pytest.raises(ZeroDivisionError),
