@@ -24,8 +24,8 @@ Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 def _can_be_opened(path: Path) -> Path:
-    if "\0" in str(path):
-        raise ValueError("holds a NUL, which no file's name has")
+    if not str(path).isprintable():  # not shown: it may be the key itself, where its file should stand
+        raise ValueError("expected the path of a file, and there are line breaks or other control characters in it")
     return path
 
 
