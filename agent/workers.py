@@ -100,7 +100,7 @@ class Workers:
     """Processes that judge what comes next, while the caller makes events of what they judged before.
 
     Args:
-        judge: each process makes its own from the same configuration, with one thread.
+        judge: each process makes its own from the same configuration, with one thread on the CPU.
         n: how many processes.
         files: in the order in which `predictions` will be asked for.
         channel: of all files.
@@ -110,7 +110,7 @@ class Workers:
     def __init__(self, judge: Judge, n: int, files: Sequence[Path], channel: Channel, *, stop: Stop) -> None:
         context = multiprocessing.get_context("spawn")  # forked LiteRT threads would hang
         config = judge.config
-        one_thread = config.inference.model_copy(update={"num_threads": 1})
+        one_thread = config.inference.model_copy(update={"num_threads": 1, "accelerator": "cpu"})
         self._stopped = context.Event()
         self._pool = ProcessPoolExecutor(
             n, context, _begin, (config.model_copy(update={"inference": one_thread}), self._stopped)

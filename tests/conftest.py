@@ -16,9 +16,16 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What hears sound in real time, or trains a network.
-SLOW_FIXTURES = {"sound_server", "trained"}
+SLOW_FIXTURES = {"software_gpu", "sound_server", "trained"}
 
-pytest_plugins = ["tests.broker", "tests.commands", "tests.sound_server", "tests.street"]
+pytest_plugins = [
+    "tests.broker",
+    "tests.commands",
+    "tests.delegate",
+    "tests.software_gpu",
+    "tests.sound_server",
+    "tests.street",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
