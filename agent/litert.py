@@ -8,6 +8,7 @@ On the GPU they stay there: a step's output buffers are the next step's inputs. 
 fails while it runs, raises `AcceleratorError`; then the CPU can do the same work.
 """
 
+import atexit
 import ctypes
 import logging
 import os
@@ -26,7 +27,7 @@ from agent.errors import ModelError
 
 TensorArray = NDArray[np.int8 | np.float32]  # what a network takes and gives, as its card says
 
-STDERR = 2
+STDOUT, STDERR = 1, 2
 # LiteRT writes this to standard error whenever its CPU kernels are the fast ones; it has no switch for it (2.3.0).
 LITERT_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
 
@@ -134,8 +135,14 @@ class _OnGpu:
                 self._load(file)
         except (RuntimeError, ValueError, ImportError, AcceleratorError) as error:
             raise AcceleratorError(_cause(told) or _one_line(error)) from error
-        for line in b"".join(told).decode(errors="replace").splitlines():
+        for line in filter(None, b"".join(told).decode(errors="replace").splitlines()):
             log.debug("litert.said line=%s", line)
+        atexit.register(self._unload)
+
+    def _unload(self) -> None:
+        """At exit, not when the CPU takes over: unloading a driver that has failed may crash."""
+        with _held_back(lambda _told: None):  # LiteRT tells what it destroys
+            del self._model, self._into, self._out, self._here, self._there
 
     def _load(self, file: Path) -> None:
         from ai_edge_litert.compiled_model import CompiledModel, HardwareAccelerator, Options  # 6 MiB, needed only here
@@ -231,16 +238,21 @@ def _pass_on(told: bytes) -> None:
 
 @contextmanager
 def _held_back(take: Callable[[bytes], None]) -> Iterator[None]:
-    """Hold back standard error while LiteRT loads, and hand over what was written to it."""
+    """Hold back what is written to standard output and error while LiteRT loads, and hand it over.
+
+    To standard output too, where results go: the GPU's part of LiteRT writes there (2.3.0).
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)  # a full pipe loses lines rather than hang the agent
-    stderr = os.dup(STDERR)
-    os.dup2(writer, STDERR)
+    kept = [(number, os.dup(number)) for number in (STDOUT, STDERR)]
+    for number, _ in kept:
+        os.dup2(writer, number)
     os.close(writer)
     try:
         yield
     finally:
-        os.dup2(stderr, STDERR)  # closes the last writing end
-        os.close(stderr)
+        for number, before in kept:
+            os.dup2(before, number)  # the second one closes the last writing end
+            os.close(before)
         with os.fdopen(reader, "rb") as held_back:
             take(held_back.read())

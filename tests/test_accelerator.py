@@ -1,11 +1,13 @@
 """Promises of `agent.accelerator`: what is right is found and chosen, what is broken harms nobody."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +25,12 @@ from agent.accelerator import (
     try_in_a_process,
     try_named,
 )
+from agent.bench import street
 from agent.inference import Classifier
 from agent.litert import CPU, Device
 from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
+from agent.wavfile import write_recording
+from tests.commands import CommandFactory
 
 VULKAN_DRIVER = "usr/share/vulkan/icd.d/some_icd.json"
 GPU_NODE = "dev/dri/renderD128"
@@ -267,8 +272,28 @@ def test_a_gpu_judges_like_the_cpu(model: ModelFolder, software_gpu: None) -> No
     for streaming in (True, False):
         begun_s = time.monotonic()
         trial = try_named("gpu", model, streaming=streaming)
-        print(f"streaming={streaming} {trial.problem or trial.figures}, {time.monotonic() - begun_s:.1f} s in all")
+        print(f"streaming={streaming}: {trial.problem or trial.figures}, {time.monotonic() - begun_s:.1f} s in all")
 
         assert trial.problem is None
         assert trial.max_difference is not None
         assert trial.max_difference <= TOLERANCE
+
+
+def test_a_replay_on_a_gpu_finds_the_events_of_the_cpu(
+    software_gpu: None, urbansound: CommandFactory, tmp_path: Path
+) -> None:
+    """The whole program, twice: the same events, and nothing else on standard output."""
+    write_recording(tmp_path / "street.flac", street(25.0, 16_000), 16_000)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name in ("cpu", "gpu"):
+        variables = {"URBANSOUND_INFERENCE__ACCELERATOR": name}
+        command = urbansound("replay", tmp_path / "street.flac", more=variables)
+        assert command.wait() == 0
+        assert "WARNING" not in command.stderr  # neither refused nor failed
+        rows[name] = [json.loads(line) for line in command.lines]
+
+    assert len(rows["cpu"]) >= 2
+    for on_cpu, on_gpu in zip(rows["cpu"], rows["gpu"], strict=True):
+        assert (on_gpu["label"], on_gpu["end_reason"]) == (on_cpu["label"], on_cpu["end_reason"])
+        for key in ("onset_s", "offset_s", "likelihood_peak", "likelihood_mean"):
+            assert on_gpu[key] == pytest.approx(on_cpu[key], abs=0.02), key
