@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from agent.errors import ConfigError
 from agent.model_card import CardPart, EventNumbers, first_problem
@@ -22,7 +22,16 @@ ENVIRONMENT_PREFIX = "URBANSOUND_"
 ACCELERATORS = ("auto", "cpu", "gpu", "edgetpu", "npu")
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-FilePath = Annotated[Path, Field(strict=False)]  # written as text
+
+
+def _can_be_opened(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("holds a NUL, which no file's name has")
+    return path
+
+
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_can_be_opened)]  # written as text
+Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # written as an array
 
 
 class ConfigPart(CardPart, strict=True):
@@ -79,6 +88,7 @@ class EventsConfig(ConfigPart):
 
     span_s: Annotated[float, Field(gt=0.0, le=60.0)] | None = None
     update_interval_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 10.0
+    labels: Labels | None = None
     default: EventNumbers = EventNumbers()
     classes: dict[str, EventNumbers] = Field(default_factory=dict)
 
@@ -110,6 +120,13 @@ class MqttConfig(ConfigPart):
     password_file: FilePath | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     tls: TlsConfig = TlsConfig()
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, host: str) -> str:
+        if "@" in host or "/" in host:  # not shown: a URL may hold a password
+            raise ValueError("expected a name or an address alone; port, user name and password are keys of their own")
+        return host
 
     @property
     def effective_port(self) -> int:
@@ -163,6 +180,8 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
             raise ConfigError(f"configuration {path}: cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {path}: not TOML ({error})") from error
+        except RecursionError as error:
+            raise ConfigError(f"configuration {path}: is nested too deep, expected sections and values") from error
     overrides = _lay_over(data, environment)
     where = " with ".join(["configuration" if path is None else str(path), *overrides])
     _refuse_unknown_keys(data, Config, where)
@@ -208,7 +227,7 @@ def _is_text(model: type[BaseModel], key: str) -> bool:
 def _value(text: str, *, is_text: bool) -> Any:  # noqa: ANN401  any TOML type
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):  # the latter: thousands of brackets
         return text
     return text if is_text and not isinstance(value, str) else value
 
@@ -235,7 +254,7 @@ def toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
     """A table as TOML, line by line: values first, then its tables.
 
     Args:
-        table: texts, numbers, booleans and tables of them.
+        table: texts, numbers, booleans, arrays and tables of them.
         name: of the table; the whole file has none.
     """
     values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
@@ -251,6 +270,6 @@ def toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
             yield from toml_lines(value, f"{name}.{word}" if name else word)
 
 
-def _as_toml(value: str | float | bool) -> str:
-    """Texts, numbers and booleans are written alike in JSON and TOML, but for one character."""
+def _as_toml(value: str | float | bool | list[str]) -> str:
+    """Texts, numbers, booleans and arrays of them are written alike in JSON and TOML, but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

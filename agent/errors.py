@@ -6,10 +6,13 @@
     │   ├── DeviceAwayError  69   it is not there now, but may come: it is waited for
     │   └── DeviceHungError  74   PortAudio does not come back: leave by `os._exit`
     ├── BrokerError          69   the MQTT broker refuses, where that is fatal (`watch`, `replay --publish`)
+    ├── ClusterError         69   no Dask cluster, or it does not go on (`replay --dask`)
     ├── DownloadError        69   a file cannot be fetched from the web (`urbansound-model fetch`)
     ├── RecordingError       74   a recording cannot be read (`replay`, `classify`: 3, some files failed)
     ├── OutputError          74   standard output cannot be written
-    ├── SpoolError           74   the outbox on disk cannot be written
+    ├── DatabaseError        74   a file of the agent's own, such as the spool, cannot be used
+    │   ├── DatabaseUnwritableError  74  it cannot be written now, but may be: messages wait in memory
+    │   └── DatabaseCorruptError     74  it is damaged, and set aside
     ├── ConfigError          78   the configuration is wrong; systemd must not restart
     └── ModelError           78   the model folder is not what its card says
 
@@ -52,6 +55,12 @@ class BrokerError(AgentError):
     exit_code = 69
 
 
+class ClusterError(AgentError):
+    """There is no Dask cluster, or it does not go on."""
+
+    exit_code = 69
+
+
 class DownloadError(AgentError):
     """A file cannot be fetched from the web."""
 
@@ -70,10 +79,18 @@ class OutputError(AgentError):
     exit_code = 74
 
 
-class SpoolError(AgentError):
-    """The outbox on disk cannot be opened or written."""
+class DatabaseError(AgentError):
+    """A file of the agent's own, such as the spool, cannot be opened, read or written."""
 
     exit_code = 74
+
+
+class DatabaseUnwritableError(DatabaseError):
+    """The file cannot be written now: the disk is full, read-only, or fails. It may pass."""
+
+
+class DatabaseCorruptError(DatabaseError):
+    """The file is damaged; its owner sets it aside."""
 
 
 class ConfigError(AgentError):

@@ -13,6 +13,7 @@ import ctypes
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ STDOUT, STDERR = 1, 2
 LITERT_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
 
 log = logging.getLogger(__name__)
+_loading = threading.Lock()
 
 
 class AcceleratorError(Exception):
@@ -238,21 +240,22 @@ def _pass_on(told: bytes) -> None:
 
 @contextmanager
 def _held_back(take: Callable[[bytes], None]) -> Iterator[None]:
-    """Hold back what is written to standard output and error while LiteRT loads, and hand it over.
+    """Hold back what goes to standard output and error while LiteRT loads, and hand it over; one thread at a time.
 
     To standard output too, where results go: the GPU's part of LiteRT writes there (2.3.0).
     """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)  # a full pipe loses lines rather than hang the agent
-    kept = [(number, os.dup(number)) for number in (STDOUT, STDERR)]
-    for number, _ in kept:
-        os.dup2(writer, number)
-    os.close(writer)
-    try:
-        yield
-    finally:
-        for number, before in kept:
-            os.dup2(before, number)  # the second one closes the last writing end
-            os.close(before)
-        with os.fdopen(reader, "rb") as held_back:
-            take(held_back.read())
+    with _loading:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)  # a full pipe loses lines rather than hang the agent
+        kept = [(number, os.dup(number)) for number in (STDOUT, STDERR)]
+        for number, _ in kept:
+            os.dup2(writer, number)
+        os.close(writer)
+        try:
+            yield
+        finally:
+            for number, before in kept:
+                os.dup2(before, number)  # the second one closes the last writing end
+                os.close(before)
+            with os.fdopen(reader, "rb") as held_back:
+                take(held_back.read())

@@ -15,7 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from agent.broker import RETRY_MAX_S, RETRY_MIN_S, BrokerOptions, Connection, Publication, Waker, retry_delays
+from agent.broker import (
+    RETRY_MAX_S,
+    RETRY_MIN_S,
+    BrokerOptions,
+    Connection,
+    Publication,
+    Waker,
+    is_topic,
+    retry_delays,
+)
 from agent.errors import AgentError, BrokerError
 from agent.spool import Spool
 
@@ -88,11 +97,15 @@ class Publisher:
         self._farewell = farewell
         self._on_failure = on_failure
         self._new_delays = partial(retry_delays, retry_min_s, retry_max_s)
-        self._deliveries = _Deliveries(spool, max_in_flight, self._new_delays)
+        self._new_deliveries = partial(_Deliveries, spool, max_in_flight, self._new_delays)
+        self._deliveries = self._new_deliveries()
         self._waker = Waker()
         self._stop_asked = threading.Event()
         self._stop_at = _NEVER
         self._news = threading.Event()
+        self._wanted = options  # other than `_options` while there is a move to make
+        self._move_by = _NEVER
+        self._hurry = threading.Event()  # ends a wait for the broker
         self._connected = False
         self._connected_at = _NEVER
         self._delivered = 0
@@ -112,6 +125,13 @@ class Publisher:
         self._news.set()
         self._waker.wake()
 
+    def connect_anew(self, options: BrokerOptions) -> None:
+        """Say goodbye, and go on with another broker, or as somebody else. What was not acknowledged is sent there."""
+        self._move_by = time.monotonic() + _GOODBYE_S
+        self._wanted = options
+        self._hurry.set()
+        self._waker.wake()
+
     def stop(self, drain_s: float) -> bool:
         """Deliver what waits, say goodbye, disconnect.
 
@@ -123,6 +143,7 @@ class Publisher:
         """
         self._stop_at = time.monotonic() + drain_s
         self._stop_asked.set()
+        self._hurry.set()
         self._waker.wake()
         self._thread.join(drain_s + _GOODBYE_S + _JOIN_GRACE_S)
         if not self._thread.is_alive():
@@ -155,6 +176,10 @@ class Publisher:
         delays = self._new_delays()
         while not self._stop_asked.is_set() or (len(self._spool) > 0 and time.monotonic() < self._stop_at):
             self._connected_at = _NEVER
+            self._hurry.clear()
+            if self._is_to_move:
+                self._options = self._wanted
+                self._deliveries, delays = self._new_deliveries(), self._new_delays()  # it may refuse other things
             try:
                 self._serve(Connection(self._options, self._client_id, will=self._farewell, waker=self._waker))
             except BrokerError as error:
@@ -165,16 +190,21 @@ class Publisher:
                 log.warning("mqtt.away retry_s=%.1f queued=%d reason=%s", delay_s, len(self._spool), error)
                 self._pause(delay_s)
             else:
-                return
+                if not self._is_to_move:
+                    return
+
+    @property
+    def _is_to_move(self) -> bool:
+        return self._wanted is not self._options
 
     def _pause(self, delay_s: float) -> None:
         if not self._stop_asked.is_set():
-            self._stop_asked.wait(delay_s)  # whoever asks to stop gets one more attempt at once
+            self._hurry.wait(delay_s)  # whoever asks to stop gets one more attempt at once
         else:
             time.sleep(max(0.0, min(delay_s, self._stop_at - time.monotonic())))
 
     def _serve(self, connection: Connection) -> None:
-        """Deliver until asked to stop, then say goodbye."""
+        """Deliver until asked to stop or to move, then say goodbye."""
         log.info("mqtt.connected broker=%s:%d queued=%d", self._options.host, self._options.port, len(self._spool))
         deliveries = self._deliveries
         deliveries.begin(connection)
@@ -186,10 +216,12 @@ class Publisher:
                 if self._news.is_set():
                     self._news.clear()
                     deliveries.announce(self._announce())
-                deliveries.send()
+                is_last = self._is_to_move
+                if not is_last:
+                    deliveries.send()
                 self._in_flight = deliveries.in_flight
-                remaining_s = self._stop_at - time.monotonic()
-                if self._stop_asked.is_set() and (remaining_s <= 0.0 or self._in_flight == 0):
+                remaining_s = min(self._stop_at, self._move_by if is_last else _NEVER) - time.monotonic()
+                if (is_last or self._stop_asked.is_set()) and (remaining_s <= 0.0 or self._in_flight == 0):
                     break
                 delivered, refused = deliveries.settle(remaining_s)
                 self._delivered += delivered
@@ -258,9 +290,13 @@ class _Deliveries:
         held_back = self._refused_topics if self._retry_at < _NEVER else ()
         room = max(0, self._window - len(self._sent))
         for message in self._spool.oldest(room, after=self._sent_until, but_not_to=held_back):
+            self._sent_until = message.seq
+            if not is_topic(message.topic):  # a damaged row: it would cost each connection, and hold up all others
+                log.error("spool.unsendable seq=%d topic=%r", message.seq, message.topic)
+                self._spool.forget([message.seq])
+                continue
             ticket = self._connection.publish(Publication(message.topic, message.payload))
             self._sent[ticket] = (message.seq, message.topic)
-            self._sent_until = message.seq
 
     def settle(self, timeout_s: float) -> tuple[int, int]:
         """Wait for acknowledgements, and forget what they are for.

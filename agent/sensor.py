@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from agent.config import Config
 from agent.errors import AgentError, DeviceHungError
 from agent.health import Health, Heartbeat
 from agent.pace import Pace
+from agent.reload import Reloader
 from agent.ring import Ring
 from agent.values import AudioBlock, EndReason, SoundEvent
 
@@ -42,6 +43,7 @@ class Sensor:
         stop: when to stop.
         ring_s: how far the analysis may fall behind.
         silent_s: without a sample for so long, an open event ends.
+        reloader: what brings new configurations; None where there are none.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Sensor:
         *,
         ring_s: float,
         silent_s: float = SILENT_S,
+        reloader: Reloader | None = None,
     ) -> None:
         self._microphone = microphone
         self._judge = judge
@@ -60,9 +63,11 @@ class Sensor:
         self._stop = stop
         self._ring_s = ring_s
         self._silent_s = silent_s
+        self._reloader = reloader
         self._health = Health()
         self._failure: BaseException | None = None
         self._heard = False
+        self._reloading = False
         self._time_synced = False
         self._accelerator = judge.accelerator
         self._sample_rate_hz = 0
@@ -82,6 +87,7 @@ class Sensor:
         )
         self._pipeline.start()
         while self._pipeline.is_alive() and not self._stop.wait(LOOK_AFTER_S if self._heard else LOOK_AT_FIRST_S):
+            self._look_after_reloads(heartbeat)
             analysed = self._health.analysed_samples if self._heard else 0
             heartbeat.push(analysed, time.monotonic(), self._status())
             if self._accelerator != self._judge.accelerator:
@@ -99,6 +105,17 @@ class Sensor:
             raise DeviceHungError(f"the pipeline did not finish within {FINISH_S:g} s")
         if not self._stop.is_set():
             raise AgentError(f"capture is {self._microphone.snapshot().state}, expected sound until a signal comes")
+
+    def _look_after_reloads(self, heartbeat: Heartbeat) -> None:
+        if self._reloader is None:
+            return
+        if self._reloader.asked:
+            self._reloading = True
+            heartbeat.reloading(time.monotonic_ns() // 1000)
+            self._reloader.read()
+        if self._reloading and self._reloader.settled:
+            self._reloading = False
+            heartbeat.reloaded()
 
     def _run_pipeline(self) -> None:
         try:
@@ -132,7 +149,7 @@ class Sensor:
                     return
                 self._microphone.start(ring)
             pipeline.run(
-                self._keeping_up(self._blocks(ring), ring, pace, stages),
+                self._reloaded(self._keeping_up(self._blocks(ring), ring, pace, stages), stages, emit),
                 stages.front_end,
                 self._judge.classifier,
                 stages.aggregator,
@@ -177,10 +194,27 @@ class Sensor:
             self._health.note_pace(late_s, factor * hop_s if factor > 1 else None)
             yield block
 
+    def _reloaded(
+        self, blocks: Iterator[AudioBlock], stages: Stages, emit: Callable[[SoundEvent], None]
+    ) -> Iterator[AudioBlock]:
+        """The same blocks; between two of them a new configuration comes into effect, as a whole."""
+        for block in blocks:
+            if self._reloader is not None and (new := self._reloader.pending()) is not None:
+                for end in stages.change(new.judge):
+                    emit(end)
+                self._judge = new.judge
+                self._outbox.change(new.change.config, new.judge, new.options)
+                self._reloader.done(new)
+            yield block
+
     def _end_reason(self) -> EndReason:
         return "shutdown" if self._stop.is_set() else "gap"
 
     def _status(self) -> str:
+        news = None if self._reloader is None else self._reloader.status
+        return ", ".join(filter(None, (self._health_status(), news)))
+
+    def _health_status(self) -> str:
         if not self._heard:
             return "waiting for the microphone"
         delivery = self._outbox.publisher.delivery()
@@ -197,11 +231,16 @@ class Sensor:
         return line if accelerator.name == "cpu" else f"{line}, on the {accelerator.name}"
 
 
-def run_sensor(config: Config, environment: Mapping[str, str]) -> int:
+def run_sensor(config: Config, environment: Mapping[str, str], read_again: Callable[[], Config]) -> int:
     """Run the sensor until SIGINT or SIGTERM.
 
+    Args:
+        config: the effective configuration.
+        environment: for systemd and credentials.
+        read_again: gives the configuration anew, at SIGHUP.
+
     Returns:
-        the exit code: 130 or 143 after a signal.
+        the exit code: 130 or 143 after a signal; 129 when its terminal has gone.
 
     Raises:
         AgentError: the sensor cannot start, or cannot go on.
@@ -211,10 +250,11 @@ def run_sensor(config: Config, environment: Mapping[str, str]) -> int:
     microphone = Microphone(
         device=audio.device, sample_rate_hz=audio.sample_rate_hz, channel=audio.channel, channels=audio.channels
     )
-    with StopSignals() as signals:
+    reloader = Reloader(judge, read_again, environment)
+    with StopSignals(on_hangup=reloader.ask) as signals:
         try:
             with Outbox(config, judge, environment=environment, stop=signals.stop) as outbox:
-                sensor = Sensor(microphone, judge, outbox, signals.stop, ring_s=audio.ring_s)
+                sensor = Sensor(microphone, judge, outbox, signals.stop, ring_s=audio.ring_s, reloader=reloader)
                 sensor.run(Heartbeat(environment))
         except DeviceHungError as error:
             log.critical("sensor.hung reason=%s", error)

@@ -1,37 +1,34 @@
-"""The outbox on disk: every message waits here until the broker has it. Owner of SQLite.
+"""The outbox on disk: every message waits here until the broker has it.
 
 In: messages from the pipeline thread. Out: the same, oldest first, to the publisher thread, until they are forgotten.
 When `append` returns, the message survives a crash of the agent and a power cut (write-ahead log, synced per message).
 
-One connection under one lock serves both threads. It holds the file exclusively: SQLite's own lock keeps a second
-agent away, and goes with the process, however that dies.
+One connection under one lock serves both threads.
 """
 
 import logging
-import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from agent.errors import SpoolError
+from agent.database import Database, Layout
 
 log = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x75736E64  # "usnd", so that nobody else's database is taken for a spool
-SCHEMA_VERSION = 1
-
-_SCHEMA = f"""
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
+_LAYOUT = Layout(
+    name="spool",
+    application_id=0x75736E64,  # "usnd", so that nobody else's database is taken for a spool
+    version=1,
+    schema="""
 CREATE TABLE outbox (seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL) STRICT;
 CREATE TABLE open_events (event_id TEXT PRIMARY KEY, since INTEGER NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL)
     STRICT;
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 INSERT INTO counters VALUES ('seq', 0), ('dropped', 0);
-"""
+""",
+)
 _LOG_EVERY_DROPPED = 1000
 
 
@@ -73,45 +70,22 @@ class Spool:
         max_messages: beyond this the oldest are dropped, and counted.
 
     Raises:
-        SpoolError: the file cannot be opened or written, is something else, or another agent has it.
+        DatabaseError: the file cannot be opened or written, is something else, or another agent has it.
     """
 
     def __init__(self, path: Path, max_messages: int) -> None:
-        self._path = path
         self._max_messages = max_messages
         self._lock = threading.Lock()
         self._told: Callable[[], None] | None = None
         self._say_dropped_at = 0
-        with self._named_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0.0)
-        try:
-            with self._named_errors():
-                self._open()
-        except SpoolError:
-            self._db.close()
-            raise
-
-    def _open(self) -> None:
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        (application,) = self._db.execute("PRAGMA application_id").fetchone()
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        is_new = application == 0 and tables == 0
-        if not is_new and application != APPLICATION_ID:
-            raise SpoolError(f"spool {self._path}: is another program's database, expected a spool or no file")
-        if not is_new and version != SCHEMA_VERSION:
-            raise SpoolError(f"spool {self._path}: has version {version}, this agent reads {SCHEMA_VERSION}")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        with self._transaction():
-            if is_new:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-            (dropped,) = self._db.execute("SELECT value FROM counters WHERE name = 'dropped'").fetchone()
-            (waiting,) = self._db.execute("SELECT count(*) FROM outbox").fetchone()
-        self._count: int = waiting
-        self._dropped: int = dropped
+        self._db = Database(path, _LAYOUT)
+        with self._db.transaction():  # of a damaged file the counters may be lost, and numbers must not come twice
+            self._db.change("INSERT OR IGNORE INTO counters VALUES ('seq', 0), ('dropped', 0)")
+            self._db.change(
+                "UPDATE counters SET value = max(value, (SELECT coalesce(max(seq), 0) FROM outbox)) WHERE name = 'seq'"
+            )
+        self._dropped: int = self._db.rows("SELECT value FROM counters WHERE name = 'dropped'")[0][0]
+        self._count: int = self._db.rows("SELECT count(*) FROM outbox")[0][0]
 
     def __len__(self) -> int:
         """Messages that wait."""
@@ -147,15 +121,13 @@ class Spool:
             its `seq`: one more than the last, over restarts too.
 
         Raises:
-            SpoolError: the disk is full or fails. The message is not kept then, and its `seq` not used up.
+            DatabaseError: the disk is full or fails. The message is not kept then, and its `seq` not used up.
         """
         with self._lock:
-            with self._named_errors(), self._transaction():
-                (seq,) = self._db.execute(
-                    "UPDATE counters SET value = value + 1 WHERE name = 'seq' RETURNING value"
-                ).fetchone()
+            with self._db.transaction():
+                ((seq,),) = self._db.rows("UPDATE counters SET value = value + 1 WHERE name = 'seq' RETURNING value")
                 content = payload(seq)
-                self._db.execute("INSERT INTO outbox VALUES (?, ?, ?)", (seq, topic, content))
+                self._db.change("INSERT INTO outbox VALUES (?, ?, ?)", (seq, topic, content))
                 if event_id is not None:
                     self._note_event(event_id, ends, seq, topic, content)
                 surplus = max(0, self._count + 1 - self._max_messages)
@@ -180,38 +152,47 @@ class Spool:
             but_not_to: topics to leave out.
 
         Raises:
-            SpoolError: the disk fails.
+            DatabaseError: the disk fails.
         """
-        with self._lock, self._named_errors():
-            rows = self._db.execute(
+        with self._lock:
+            rows = self._db.rows(
                 "SELECT seq, topic, payload FROM outbox WHERE seq > ? "
                 f"AND topic NOT IN ({', '.join('?' * len(but_not_to))}) ORDER BY seq LIMIT ?",
                 (after, *but_not_to, limit),
-            ).fetchall()
+            )
         return [SpooledMessage(*row) for row in rows]
 
     def forget(self, seqs: Collection[int]) -> None:
         """Drop messages that the broker has. What is no longer there is skipped.
 
         Raises:
-            SpoolError: the disk fails. The messages are kept then.
+            DatabaseError: the disk fails. The messages are kept then.
         """
         if not seqs:
             return
         with self._lock:
-            with self._named_errors(), self._transaction():
-                deleted = self._db.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs]).rowcount
+            with self._db.transaction():
+                deleted = self._db.change_each("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs])
             self._count -= deleted
 
     def open_events(self) -> list[OpenEvent]:
         """Events that were begun and not ended, oldest first: at the start of the agent, those that a crash cut short.
 
         Raises:
-            SpoolError: the disk fails.
+            DatabaseError: the disk fails.
         """
-        with self._lock, self._named_errors():
-            rows = self._db.execute("SELECT event_id, topic, payload FROM open_events ORDER BY since").fetchall()
+        with self._lock:
+            rows = self._db.rows("SELECT event_id, topic, payload FROM open_events ORDER BY since")
         return [OpenEvent(*row) for row in rows]
+
+    def forget_event(self, event_id: str) -> None:
+        """An open event of which nobody can tell the end: what is known of it cannot be read.
+
+        Raises:
+            DatabaseError: the disk fails.
+        """
+        with self._lock, self._db.transaction():
+            self._db.change("DELETE FROM open_events WHERE event_id = ?", (event_id,))
 
     def close(self) -> None:
         """Let go of the file. What waits stays in it."""
@@ -220,42 +201,13 @@ class Spool:
 
     def _note_event(self, event_id: str, ends: bool, seq: int, topic: str, payload: bytes) -> None:
         if ends:
-            self._db.execute("DELETE FROM open_events WHERE event_id = ?", (event_id,))
+            self._db.change("DELETE FROM open_events WHERE event_id = ?", (event_id,))
         else:
-            self._db.execute(
+            self._db.change(
                 "INSERT INTO open_events VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET payload = excluded.payload",
                 (event_id, seq, topic, payload),
             )
 
     def _drop_oldest(self, surplus: int) -> None:
-        self._db.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT ?)", (surplus,))
-        self._db.execute("UPDATE counters SET value = value + ? WHERE name = 'dropped'", (surplus,))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # SQLite rolls back by itself where the disk is full
-                self._db.execute("ROLLBACK")
-            raise
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                raise SpoolError(
-                    f"spool {self._path}: is in use by another agent, expected one agent a spool"
-                ) from error
-            raise self._unusable(str(error)) from error
-        except OSError as error:
-            raise self._unusable(error.strerror or str(error)) from error
-
-    def _unusable(self, reason: str) -> SpoolError:
-        return SpoolError(
-            f"spool {self._path}: cannot be used ({reason}), expected a file in a folder where the agent can write"
-        )
+        self._db.change("DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT ?)", (surplus,))
+        self._db.change("UPDATE counters SET value = value + ? WHERE name = 'dropped'", (surplus,))

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
@@ -18,11 +19,12 @@ from agent.accelerator import Trial
 from agent.app import Judge, Outbox, Stop, StopSignals, broker_options
 from agent.clock import recording_timeline
 from agent.config import Config, InferenceConfig, MqttConfig, TlsConfig
-from agent.errors import ConfigError, ModelError, SpoolError
+from agent.errors import ConfigError, DatabaseError, ModelError
 from agent.litert import Device
 from agent.model_card import DEFAULT_MODEL
 from agent.values import SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
+from tests.conftest import REPOSITORY
 
 RATE_HZ = 16_000
 START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -103,6 +105,13 @@ def test_an_accelerator_that_fails_between_its_trial_and_its_use_is_a_warning(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+def test_the_site_says_which_classes_are_told() -> None:
+    """With `events.labels` the others are heard and not told, in the order of the model."""
+    judge = Judge(Config.model_validate({"events": {"labels": ["siren", "car_horn"]}}))
+
+    assert list(judge.rules) == ["car_horn", "siren"]
+
+
 def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
     """A threshold in the configuration wins over the card's, for the class that it names and no other."""
     changed = Judge(Config.model_validate({"events": {"classes": {"siren": {"on": 0.77}}}}))
@@ -121,6 +130,10 @@ def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
             "inference.form = 'streaming': inference.window_hop_s = 0.05, expected a multiple of the model",
         ),
         ({"events": {"classes": {"sirene": {"on": 0.5}}}}, "events.classes.sirene: unknown class, expected one of"),
+        (
+            {"events": {"labels": ["sirene"]}},
+            "events.labels: unknown class 'sirene', expected some of air_conditioner, ",
+        ),
         ({"events": {"default": {"on": 0.2, "off": 0.4}}}, "off = 0.4, expected at most on = 0.2"),
     ],
 )
@@ -238,6 +251,52 @@ def test_a_signal_is_noted_and_the_old_handlers_come_back(number: signal.Signals
     assert signal.getsignal(number) is before
 
 
+def test_a_hang_up_is_a_request_and_no_stop() -> None:
+    """SIGHUP goes to who asked for it; who did not is left with what was there."""
+    before = signal.getsignal(signal.SIGHUP)
+    asked = []
+
+    with StopSignals(on_hangup=lambda: asked.append(True)) as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_until(lambda: asked, "the signal")
+        stopped = signals.stop.is_set()
+    with StopSignals():
+        assert signal.getsignal(signal.SIGHUP) is before
+
+    assert not stopped
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_when_the_terminal_goes_the_listening_ends() -> None:
+    """Who closes the window of a sensor that was started by hand is not listened to any more: 129."""
+    program = """
+import signal, sys
+from agent.app import StopSignals
+with StopSignals(on_hangup=lambda: print("asked", flush=True)) as signals:
+    print("listens", flush=True)
+    signal.raise_signal(signal.SIGHUP)
+    signals.stop.wait(60.0)
+sys.exit(signals.exit_code)
+"""
+    here, terminal = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=REPOSITORY, stdin=terminal, stdout=subprocess.PIPE, start_new_session=True
+    )
+    os.close(terminal)
+    try:
+        assert child.stdout is not None
+        said = [child.stdout.readline(), child.stdout.readline()]
+        os.close(here)
+        child.send_signal(signal.SIGHUP)
+
+        assert child.wait(DEADLINE_S) == 129
+    finally:
+        child.kill()
+        child.wait()
+    assert said == [b"listens\n", b"asked\n"], "with the terminal there, it is a request"
+    assert child.stdout.read() == b""
+
+
 # Broker options
 
 
@@ -255,6 +314,27 @@ def test_broker_options_are_those_of_the_configuration(tmp_path: Path, certifica
     assert one.keepalive_s == 7
     assert (other.port, other.password) == (8883, "secret")
     assert other.tls is not None
+
+
+def test_options_differ_where_the_broker_or_we_do(tmp_path: Path, certificates: Certificates) -> None:
+    """The same files make the same options; a new password or a renewed certificate makes others."""
+    password, ca = tmp_path / "password", tmp_path / "ca.pem"
+    password.write_text("first\n")
+    shutil.copy(certificates.ca, ca)
+    mqtt = MqttConfig(
+        host="broker.example", username="node", password_file=password, tls=TlsConfig(enabled=True, ca_file=ca)
+    )
+
+    first, again = broker_options(mqtt, {}), broker_options(mqtt, {})
+    password.write_text("second\n")
+    new_password = broker_options(mqtt, {})
+    ca.write_bytes(certificates.ca.read_bytes() + b"\n")
+    renewed = broker_options(mqtt, {})
+
+    assert first == again
+    assert first.tls is not again.tls
+    assert first != new_password
+    assert new_password != renewed
 
 
 # The outbox
@@ -320,6 +400,26 @@ def test_the_password_is_in_no_message(
     assert not any(b"secret" in message.payload for message in subscriber.messages)
 
 
+def test_a_changed_node_says_so_on_the_same_connection(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """Other rules are another `config_sha256` and other labels, told at once, and no `offline`."""
+    subscriber = subscribe(broker.options())
+    config = config_for(broker, tmp_path)
+    with Outbox(config, judge, environment={}, stop=Stop()) as outbox:
+        subscriber.wait_for(1, INFO)
+        changed = config_for(broker, tmp_path, events={"labels": ["siren"]})
+
+        outbox.change(changed, judge.under(changed), broker_options(changed.mqtt, {}))
+
+        before, after = (json.loads(payload) for payload in subscriber.wait_for(2, INFO))
+        assert b"offline" not in subscriber.payloads(STATUS)
+
+    assert before["config_sha256"] != after["config_sha256"]
+    assert after["labels"] == ["siren"]
+    assert set(before) == set(after)
+
+
 def test_an_event_that_a_crash_left_open_is_ended_at_the_next_start(
     make_broker: BrokerFactory,
     subscribe: SubscriberFactory,
@@ -354,6 +454,24 @@ def test_an_event_that_a_crash_left_open_is_ended_at_the_next_start(
         assert len(again.spool) == 0, "it is ended once"
 
 
+def test_an_open_event_that_cannot_be_read_any_more_does_not_keep_the_agent_from_starting(
+    judge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bit flipped in what was last told about it: it is said and forgotten, and the others get their end."""
+    config = Config.model_validate({"spool": {"path": str(tmp_path / "spool.sqlite")}})
+    crashed = Outbox(config, judge, environment={}, stop=Stop())
+    crashed.spool.append(TOPIC, lambda _: b'{"schema":"urbanso\xf5nd.event/1"', event_id="damaged")
+    crashed.teller(RATE_HZ, recording_timeline(START, RATE_HZ))(event("start"))
+    crashed.spool.close()
+
+    restarted = Outbox(config, judge, environment={}, stop=Stop())
+
+    assert "event.unreadable event_id=damaged" in caplog.text
+    assert restarted.spool.open_events() == []
+    assert json.loads(restarted.spool.oldest(10)[-1].payload)["end_reason"] == "interrupted"
+    restarted.spool.close()
+
+
 def test_a_replay_does_not_push_the_sensor_from_the_broker(
     broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
 ) -> None:
@@ -384,10 +502,10 @@ def test_a_publisher_that_cannot_go_on_stops_the_agent(
     stop = Stop()
 
     def fail(*_: object) -> None:
-        raise SpoolError("spool: the disk is full")
+        raise DatabaseError("spool: the disk is full")
 
     with (  # noqa: PT012  what is raised is raised on leaving
-        pytest.raises(SpoolError, match="the disk is full"),
+        pytest.raises(DatabaseError, match="the disk is full"),
         Outbox(config_for(broker, tmp_path), judge, environment={}, stop=stop) as outbox,
     ):
         monkeypatch.setattr(outbox.spool, "forget", fail)
@@ -402,7 +520,7 @@ def test_the_first_reason_to_leave_is_the_one_that_is_told(
     stop = Stop()
 
     def fail(*_: object) -> None:
-        raise SpoolError("spool: the disk is full")
+        raise DatabaseError("spool: the disk is full")
 
     with (  # noqa: PT012
         pytest.raises(ZeroDivisionError),

@@ -18,7 +18,9 @@ MAY_IMPORT = {
     "mono": {"values"},
     "portaudio": {"errors", "mono", "values"},
     "capture": {"errors", "mono", "portaudio", "ring", "values"},
-    "wavfile": {"errors", "mono", "values"},
+    "archive": {"errors"},
+    "wavfile": {"archive", "errors", "mono", "values"},
+    "parquet": {"errors"},
     "ring": {"values"},
     "fourier": {"values"},
     "resampler": {"values"},
@@ -31,7 +33,8 @@ MAY_IMPORT = {
     "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
     "messages": {"clock", "values"},
-    "spool": {"errors"},
+    "database": {"errors"},
+    "spool": {"database"},
     "broker": {"errors"},
     "publisher": {"broker", "errors", "spool"},
     "health": set(),
@@ -42,20 +45,25 @@ MAY_IMPORT = {
     | {"spool", "values"}
     | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
+    "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
-    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "ring", "values"},
+    "reload": {"app", "broker", "config", "errors"},
+    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "reload", "ring", "values"},
     "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
-    "cli": {"app", "bench", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
-    | {"progress", "replay", "sensor", "values", "wavfile", "workers"},
+    "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "logs", "messages"}
+    | {"parquet", "portaudio", "progress", "replay", "sensor", "values", "wavfile", "workers"},
 }
 
 OWNERS = {
     "sounddevice": "portaudio",
     "soundfile": "wavfile",
+    "fsspec": "archive",
+    "pyarrow": "parquet",
+    "distributed": "cluster",
     "scipy": "fourier",
     "soxr": "resampler",
     "ai_edge_litert": "litert",
-    "sqlite3": "spool",
+    "sqlite3": "database",
     "paho": "broker",
     "tomllib": "config",
 }

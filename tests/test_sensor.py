@@ -22,7 +22,7 @@ import pytest
 from agent.app import Judge, Outbox, Stop
 from agent.capture import Microphone
 from agent.config import Config, InferenceConfig
-from agent.errors import AgentError, DeviceAwayError, DeviceHungError, SpoolError
+from agent.errors import AgentError, DatabaseError, DeviceAwayError, DeviceHungError
 from agent.health import Heartbeat
 from agent.portaudio import StreamSettings
 from agent.sensor import Sensor
@@ -642,7 +642,7 @@ def test_a_spool_that_fails_stops_the_sensor(
     """An event that cannot be kept stops the agent with the spool's own error."""
 
     def fail(*_: object, **__: object) -> int:
-        raise SpoolError("spool: the disk is full")
+        raise DatabaseError("spool: the disk is full")
 
     card = Card()
     sensor = run_sensor(card)
@@ -651,7 +651,7 @@ def test_a_spool_that_fails_stops_the_sensor(
 
     error = sensor.wait()
 
-    assert isinstance(error, SpoolError)
+    assert isinstance(error, DatabaseError)
     assert error.exit_code == 74
 
 
