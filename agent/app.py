@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Self
 
 from agent import __version__, broker, messages
+from agent.accelerator import Choice, choose
 from agent.aggregation import Aggregator
 from agent.clock import Reckoning, WallClock, utc_now
 from agent.config import Config, EventsConfig, InferenceConfig, MqttConfig
@@ -25,6 +26,7 @@ from agent.errors import BrokerError, ConfigError, DatabaseUnwritableError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd, join_period_s
 from agent.inference import Classifier
+from agent.litert import CPU, AcceleratorError
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
 from agent.spool import Spool, SpooledMessage
@@ -64,6 +66,8 @@ class Judge:
 
     Args:
         config: the effective configuration.
+        live: whether sound is heard as it comes: only there `auto` looks for an accelerator. Recordings are heard many
+            windows at once, by the CPU, for the same events on every machine.
 
     Attributes:
         config: the effective configuration.
@@ -75,7 +79,7 @@ class Judge:
         ConfigError: the rules, the window hop or the form of inference do not fit the model.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, live: bool = False) -> None:
         self.model: ModelFolder = load_model_folder(config.model.path or DEFAULT_MODEL)
         self.model.require_classifier()  # before the rules, which would say that there are no classes
         self.config = config
@@ -83,7 +87,32 @@ class Judge:
         self.rules = _rules(card, config.events)
         self.stages(card.front_end.sample_rate_hz)  # what does not fit is said now, not when sound comes
         self.streams = _streams(card, config.inference)
-        self.classifier = Classifier(self.model, num_threads=config.inference.num_threads, streaming=self.streams)
+        asked = config.inference.accelerator
+        if asked == "auto" and not live:
+            self._choice = Choice(asked, CPU, "sound is not live")
+        else:
+            self._choice = choose(asked, self.model, streaming=self.streams)
+        try:
+            self.classifier = self._classifier()
+        except AcceleratorError as error:  # it could a moment ago, in another process
+            self._choice = self._choice.given_up(str(error))
+            self.classifier = self._classifier()
+        if self._choice.refused:
+            log.warning("accelerator.refused asked=%s reason=%s", asked, self._choice.reason)
+
+    def _classifier(self) -> Classifier:
+        return Classifier(
+            self.model,
+            num_threads=self.config.inference.num_threads,
+            streaming=self.streams,
+            device=self._choice.device,
+        )
+
+    @property
+    def accelerator(self) -> Choice:
+        """Where the embedding network runs now, and why; it changes when an accelerator fails."""
+        failure = self.classifier.failure
+        return self._choice if failure is None else self._choice.given_up(f"failed while it ran: {failure}")
 
     def under(self, config: Config) -> "Judge":
         """The same model under another configuration of the events and of the broker.
@@ -449,12 +478,16 @@ class Outbox:
         self._discard_old()
         config, judge = self._site
         public = config.model_dump_json(exclude={"mqtt": {"password"}})
+        accelerator = judge.accelerator
         info = messages.InfoMessage(
             node=config.node.id,
             started=self._started,
             agent_version=__version__,
             model=judge.identity,
             labels=tuple(judge.rules),
+            accelerator=messages.AcceleratorInfo(
+                name=accelerator.name, asked=accelerator.asked, reason=accelerator.reason
+            ),
             config_sha256=hashlib.sha256(public.encode()).hexdigest(),
             sources=(messages.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
         )

@@ -173,6 +173,20 @@ class SourceInfo(WirePart):
     sample_rate_hz: int | None = None
 
 
+class AcceleratorInfo(WirePart):
+    """Where the embedding network runs.
+
+    Attributes:
+        name: `cpu`, `gpu`, `edgetpu`, `npu` or `delegate`.
+        asked: as configured.
+        reason: why this one, for a person.
+    """
+
+    name: str
+    asked: str
+    reason: str
+
+
 class InfoMessage(WirePart):
     """What a node is; retained.
 
@@ -181,6 +195,7 @@ class InfoMessage(WirePart):
         agent_version: of this program.
         model: which model judges.
         labels: the classes that it may tell.
+        accelerator: where the embedding network runs; told anew when that changes.
         config_sha256: of the effective configuration without secrets; the same on nodes that are set up the same.
         sources: the microphones.
     """
@@ -191,6 +206,7 @@ class InfoMessage(WirePart):
     agent_version: str
     model: ModelIdentity
     labels: tuple[str, ...]
+    accelerator: AcceleratorInfo
     config_sha256: str
     sources: tuple[SourceInfo, ...]
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from agent.accelerator import Trial
 from agent.app import Judge, Outbox, Stop, StopSignals, broker_options
 from agent.clock import Timeline, WallClock, recording_timeline
-from agent.config import Config, MqttConfig, TlsConfig
+from agent.config import Config, InferenceConfig, MqttConfig, TlsConfig
 from agent.errors import ConfigError, DatabaseError, ModelError
+from agent.litert import Device
 from agent.model_card import DEFAULT_MODEL
 from agent.spool import KINDS
 from agent.values import SoundEvent
@@ -70,6 +72,38 @@ def test_every_class_but_the_background_has_a_rule(judge: Judge) -> None:
     """What the street always sounds like is no event."""
     assert judge.model.card.background_label == "background"
     assert set(judge.rules) == set(judge.labels) - {"background"}
+
+
+def test_recordings_are_judged_by_the_cpu_unless_another_is_named(delegate: str) -> None:
+    """`auto` looks for an accelerator only where sound is live; a named one is used in both cases."""
+    assert (Judge(Config()).accelerator.name, Judge(Config()).accelerator.reason) == ("cpu", "sound is not live")
+    for live in (True, False):
+        assert Judge(Config(inference=InferenceConfig(accelerator=delegate)), live=live).accelerator.name == "delegate"
+
+
+def test_an_accelerator_that_is_missing_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The sensor hears on, on the CPU, and says why."""
+    judge = Judge(Config(inference=InferenceConfig(accelerator="/nowhere/libx.so")), live=True)
+
+    assert (judge.accelerator.name, judge.accelerator.refused) == ("cpu", True)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == "accelerator.refused asked=/nowhere/libx.so reason=/nowhere/libx.so: there is no such file"
+
+
+def test_an_accelerator_that_fails_between_its_trial_and_its_use_is_a_warning(
+    delegate: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It passed in another process, and cannot be had in this one."""
+    trial = Trial(Device("delegate", delegate), None, 0.1, 0.1, 0.1, 0.0)
+    monkeypatch.setattr("agent.accelerator.try_in_a_process", lambda *_arguments, **_options: trial)
+    monkeypatch.setenv("DELEGATE_FOR_TESTS", "refuse")
+
+    judge = Judge(Config(inference=InferenceConfig(accelerator=delegate)))
+
+    assert (judge.accelerator.name, judge.accelerator.refused) == ("cpu", True)
+    assert "no such device is plugged in" in judge.accelerator.reason
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_the_site_says_which_classes_are_told() -> None:

@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "fourier": {"values"},
     "resampler": {"values"},
     "frontend": {"errors", "fourier", "model_card", "resampler", "values"},
-    "inference": {"errors", "model_card", "values"},
+    "litert": {"errors"},
+    "inference": {"errors", "litert", "model_card", "values"},
+    "accelerator": {"inference", "litert", "model_card", "values"},
     "aggregation": {"values"},
     "events": {"values"},
     "pace": set(),
@@ -39,13 +41,15 @@ MAY_IMPORT = {
     "logs": set(),
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
-    "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
+    "app": {"accelerator", "broker", "clock", "config", "errors", "litert", "messages", "model_card", "publisher"}
+    | {"spool", "values"}
+    | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
     "reload": {"app", "broker", "config", "errors"},
     "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "reload", "ring", "values"},
-    "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
+    "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
     "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "logs", "messages"}
     | {"parquet", "portaudio", "progress", "replay", "sensor", "values", "wavfile", "workers"},
 }
@@ -58,7 +62,7 @@ OWNERS = {
     "distributed": "cluster",
     "scipy": "fourier",
     "soxr": "resampler",
-    "ai_edge_litert": "inference",
+    "ai_edge_litert": "litert",
     "sqlite3": "database",
     "paho": "broker",
     "tomllib": "config",

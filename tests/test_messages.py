@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from agent.clock import Reckoning, recording_timeline
 from agent.messages import (
+    AcceleratorInfo,
     EventIds,
     EventMessage,
     EventTeller,
@@ -332,6 +333,7 @@ def test_topics_are_where_the_documentation_says() -> None:
 def test_info_says_what_the_node_is_and_leaves_out_what_it_does_not_know_yet() -> None:
     """The capture rate appears once the microphone is open."""
     info = InfoMessage(
+        accelerator=AcceleratorInfo(name="cpu", asked="auto", reason="no accelerator is there"),
         node="node-07",
         started=NOON,
         agent_version="0.1.0",
