@@ -29,7 +29,8 @@ from agent.inference import Classifier
 from agent.litert import CPU, AcceleratorError
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
-from agent.spool import Spool, SpooledMessage
+from agent.shelf import SpooledMessage
+from agent.spool import Spool
 from agent.values import EventRule, SoundEvent
 
 log = logging.getLogger(__name__)

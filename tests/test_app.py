@@ -22,7 +22,7 @@ from agent.config import Config, InferenceConfig, MqttConfig, TlsConfig
 from agent.errors import ConfigError, DatabaseError, ModelError
 from agent.litert import Device
 from agent.model_card import DEFAULT_MODEL
-from agent.spool import KINDS
+from agent.shelf import KINDS
 from agent.values import SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
 from tests.conftest import REPOSITORY
