@@ -180,6 +180,17 @@ class StreamingCard(FileCard):
     window_columns: Annotated[int, Field(ge=1)]
 
 
+class CompiledCard(CardPart):
+    """The embedding network as an accelerator's compiler made it: only that accelerator can run these files.
+
+    Attributes:
+        embedding, streaming: from the files of the same names.
+    """
+
+    embedding: FileCard | None = None
+    streaming: FileCard | None = None
+
+
 class EventNumbers(CardPart, strict=True):
     """When a class counts as an event; what is not set is taken from the next wider scope (`EventRule`)."""
 
@@ -219,6 +230,7 @@ class ModelCard(CardPart):
         groups: a wider name for a label, such as `alert` for a siren.
         streaming: the embedding network in its streaming form, where there is one.
         trained_on: the folds of each data set that it has heard in training, where that is known.
+        compiled: the embedding network for accelerators that need a file of their own.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -237,6 +249,7 @@ class ModelCard(CardPart):
     classifier: NetworkCard | None = None
     events: EventCard
     trained_on: dict[str, tuple[int, ...]] | None = None
+    compiled: dict[Literal["edgetpu", "npu", "delegate"], CompiledCard] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _parts_fit_each_other(self) -> Self:
@@ -304,6 +317,14 @@ class ModelFolder:
         """The same network in its streaming form."""
         return self.path / self.card.streaming.file if self.card.streaming else None
 
+    def file_for(self, accelerator: str, *, streaming: bool) -> Path | None:
+        """The embedding network that an accelerator runs: compiled for it, or as it is."""
+        for name, compiled in self.card.compiled.items():
+            card = compiled.streaming if streaming else compiled.embedding
+            if name == accelerator and card is not None:
+                return self.path / card.file
+        return self.streaming_file if streaming else self.embedding_file
+
     @property
     def classifier_file(self) -> Path:
         """The network that turns an embedding into likelihoods.
@@ -353,6 +374,7 @@ def load_model_folder(path: Path) -> ModelFolder:
     except RecursionError as error:
         raise ModelError(f"model card {card_file}: is nested too deep, expected the fields of a card") from error
     networks: list[FileCard | None] = [card.embedding, card.streaming, card.classifier]
+    networks += [file for compiled in card.compiled.values() for file in (compiled.embedding, compiled.streaming)]
     for network in filter(None, networks):
         file = path / network.file
         try:

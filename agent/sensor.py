@@ -15,7 +15,7 @@ import numpy as np
 from agent import pipeline
 from agent.app import Judge, Outbox, Stages, Stop, StopSignals
 from agent.capture import Microphone
-from agent.clock import Timeline, time_synced
+from agent.clock import Timeline
 from agent.config import Config
 from agent.errors import AgentError, DeviceHungError
 from agent.health import Health, Heartbeat
@@ -68,7 +68,7 @@ class Sensor:
         self._failure: BaseException | None = None
         self._heard = False
         self._reloading = False
-        self._time_synced = False
+        self._accelerator = judge.accelerator
         self._sample_rate_hz = 0
         self._starting = threading.Lock()
         self._pipeline = threading.Thread(target=self._run_pipeline, name="pipeline", daemon=True)
@@ -80,11 +80,18 @@ class Sensor:
             DeviceHungError: PortAudio hangs, and would hang a clean exit as well.
             AgentError: whatever else stopped the sensor.
         """
+        accelerator = self._accelerator
+        log.info(
+            "accelerator.chosen name=%s asked=%s reason=%s", accelerator.name, accelerator.asked, accelerator.reason
+        )
         self._pipeline.start()
         while self._pipeline.is_alive() and not self._stop.wait(LOOK_AFTER_S if self._heard else LOOK_AT_FIRST_S):
             self._look_after_reloads(heartbeat)
             analysed = self._health.analysed_samples if self._heard else 0
             heartbeat.push(analysed, time.monotonic(), self._status())
+            if self._accelerator != self._judge.accelerator:
+                self._accelerator = self._judge.accelerator
+                self._outbox.publisher.announce_again()
         heartbeat.stop()
         with self._starting:  # a microphone that is just being started would be missed
             self._microphone.stop()
@@ -116,17 +123,14 @@ class Sensor:
                 return
             self._sample_rate_hz = sample_rate_hz
             ring = Ring(round(self._ring_s * sample_rate_hz))
-            timeline = Timeline(sample_rate_hz)
-            tell = self._outbox.teller(sample_rate_hz, timeline.utc_of)
+            timeline = Timeline(sample_rate_hz, self._outbox.clock)
+            tell = self._outbox.teller(sample_rate_hz, timeline.utc_of, timeline.look)
             stages = self._judge.stages(sample_rate_hz)
 
             def emit(event: SoundEvent) -> None:
                 anchor = self._microphone.anchor()
                 if anchor is not None:
                     timeline.anchor(*anchor)
-                if not self._time_synced and time_synced():
-                    self._time_synced = True
-                    timeline.resync()
                 tell(event)
                 if event.state == "start":
                     self._health.count_event()
@@ -210,13 +214,17 @@ class Sensor:
         if not self._heard:
             return "waiting for the microphone"
         delivery = self._outbox.publisher.delivery()
-        return self._health.snapshot(
+        line = self._health.snapshot(
             connected=delivery.connected,
             delivered=delivery.delivered,
             queued=delivery.queued,
             dropped=delivery.dropped,
             last_error=delivery.last_error,
         ).status_line(self._sample_rate_hz)
+        accelerator = self._judge.accelerator
+        if accelerator.refused:
+            return f"{line}, on the CPU: {accelerator.reason}"
+        return line if accelerator.name == "cpu" else f"{line}, on the {accelerator.name}"
 
 
 def run_sensor(config: Config, environment: Mapping[str, str], read_again: Callable[[], Config]) -> int:
@@ -233,7 +241,7 @@ def run_sensor(config: Config, environment: Mapping[str, str], read_again: Calla
     Raises:
         AgentError: the sensor cannot start, or cannot go on.
     """
-    judge = Judge(config)
+    judge = Judge(config, live=True)
     audio = config.audio
     microphone = Microphone(
         device=audio.device, sample_rate_hz=audio.sample_rate_hz, channel=audio.channel, channels=audio.channels

@@ -16,6 +16,7 @@ from agent import cli, errors
 from agent.config import Config, load_config
 from agent.errors import AgentError
 from agent.messages import (
+    AcceleratorInfo,
     EventMessage,
     InfoMessage,
     ModelIdentity,
@@ -47,6 +48,9 @@ PARSERS = {"urbansound": cli._parser(), "urbansound-model": model_cli._parser()}
 SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE = 129, 130, 143
 # Written like keys of the configuration, but fields of messages, of the model's card, or a file.
 NOT_KEYS = {
+    "spool.dropped",
+    "spool.unwritable",
+    "spool.writable",
     "model.json",
     "model.name",
     "model.version",
@@ -211,7 +215,7 @@ def leaves_of(model: type[BaseModel], *, parts: dict[str, type[BaseModel]]) -> s
     ("heading", "model", "parts"),
     [
         ("Event", EventMessage, {"model": ModelIdentity, "quality": Quality}),
-        ("Info", InfoMessage, {"model": ModelIdentity, "sources": SourceInfo}),
+        ("Info", InfoMessage, {"model": ModelIdentity, "accelerator": AcceleratorInfo, "sources": SourceInfo}),
     ],
 )
 def test_every_field_of_a_message_and_no_other_is_described(

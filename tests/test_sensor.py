@@ -21,7 +21,7 @@ import pytest
 
 from agent.app import Judge, Outbox, Stop
 from agent.capture import Microphone
-from agent.config import Config
+from agent.config import Config, InferenceConfig
 from agent.errors import AgentError, DatabaseError, DeviceAwayError, DeviceHungError
 from agent.health import Heartbeat
 from agent.portaudio import StreamSettings
@@ -686,6 +686,37 @@ def test_a_board_that_is_too_slow_judges_less_often_and_loses_nothing(
     assert "0.4" in hops()
     snapshot = running.sensor._health.snapshot(connected=True, delivered=0, queued=0, dropped=0, last_error=None)
     assert (snapshot.lost_samples, snapshot.wide_hop_s) == (0, None)
+
+
+@pytest.fixture
+def failing_judge(delegate: str, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """On a delegate that fails after 60 steps: not while it is tried, but before eight seconds are judged."""
+    monkeypatch.setenv("DELEGATE_FOR_TESTS", "180")  # three pools a step
+    judge = Judge(Config(inference=InferenceConfig(accelerator=delegate)), live=True)
+    assert judge.accelerator.name == "delegate"
+    return judge
+
+
+def test_an_accelerator_that_fails_cuts_nothing(
+    failing_judge: Judge, howl: FloatArray, broker: Broker, subscribe: SubscriberFactory, tmp_path: Path
+) -> None:
+    """It goes in the middle of a siren: that stays one event, and `info` and the status say what happened."""
+    subscriber = subscribe(broker.options())
+    card = Card(np.tile(howl, 2))
+    sensor = Running(card, failing_judge, tmp_path, mqtt={"host": HOST, "port": broker.port}, silent_s=0.3)
+    try:
+        start, end = (json.loads(payload) for payload in subscriber.wait_for(2, "urbansound/node/street/event"))
+        wait_until(
+            lambda: json.loads(subscriber.payloads("urbansound/node/info")[-1])["accelerator"]["name"] == "cpu",
+            "`info` that names the CPU",
+        )
+        status = sensor.sensor._status()
+    finally:
+        sensor.close()
+
+    assert (start["event_type"], end["event_type"], end["end_reason"]) == ("start", "end", "gap")
+    assert end["duration_s"] == pytest.approx(8.0, abs=0.5)
+    assert "on the CPU: delegate: failed while it ran: the device has gone" in status
 
 
 def test_a_bug_in_the_analysis_is_not_hidden(
