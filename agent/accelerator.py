@@ -212,7 +212,8 @@ def try_in_a_process(device: Device, model: ModelFolder, *, streaming: bool, lim
         limit_s: how long it may take.
     """
     request = json.dumps({"device": asdict(device), "model": str(model.path), "streaming": streaming})
-    command = [sys.executable, "-m", "agent.accelerator", f"{limit_s:g}", request]
+    # -P: not from the folder that somebody happens to stand in.
+    command = [sys.executable, "-P", "-m", "agent.accelerator", f"{limit_s:g}", request]
     try:
         ended = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False, errors="replace"
