@@ -12,6 +12,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Self
@@ -19,7 +20,7 @@ from typing import Self
 from agent import __version__, broker, messages
 from agent.accelerator import Choice, choose
 from agent.aggregation import Aggregator
-from agent.clock import time_synced, utc_now
+from agent.clock import Reckoning, WallClock, utc_now
 from agent.config import Config, EventsConfig, InferenceConfig, MqttConfig
 from agent.errors import BrokerError, ConfigError
 from agent.events import EventDetector
@@ -28,7 +29,7 @@ from agent.inference import Classifier
 from agent.litert import CPU, AcceleratorError
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
-from agent.spool import Spool
+from agent.spool import Spool, SpooledMessage
 from agent.values import EventRule, SoundEvent
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 REPLAY_SPOOL_NAME = "replay-spool.sqlite"  # beside that of the sensor, which may be running
 STDIN = 0
 DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
+DISCARD_INTERVAL_S = 3600.0  # between two looks for messages that are too old
+
+_DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +305,7 @@ class Outbox:
         stop: set when the publisher cannot go on; why is raised on leaving.
         replayed: whether recordings are told. They have their own spool and MQTT session, and say nothing about the
             node's state: the sensor may be running.
+        clock: what the wall clock is worth; the real one unless given.
 
     Raises:
         DatabaseError: the outbox cannot be opened; on leaving, it failed meanwhile.
@@ -316,6 +321,7 @@ class Outbox:
         environment: Mapping[str, str],
         stop: Stop,
         replayed: bool = False,
+        clock: WallClock | None = None,
     ) -> None:
         self._site = (config, judge)  # in one, so that the publisher never sees one without the other
         self._stop = stop
@@ -325,13 +331,24 @@ class Outbox:
         self._topics = messages.Topics(config.mqtt.prefix, config.node.id)
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
-        options = self._options = broker_options(config.mqtt, environment)
+        self._environment = environment
+        self._options = broker_options(config.mqtt, environment)  # what is wrong with the files is said now
+        self.clock = clock or WallClock()
+        self._next_discard_s = 0.0
         spool_file = config.spool.path.parent / REPLAY_SPOOL_NAME if replayed else config.spool.path
-        self.spool = Spool(spool_file, config.spool.max_messages)
+        self.spool = Spool(
+            spool_file,
+            config.spool.max_messages,
+            config.spool.max_mib << 20,
+            boot=self.clock.boot,
+            monotonic=self.clock.monotonic,
+        )
         self._end_interrupted()
         self.publisher = Publisher(
             spool=self.spool,
-            options=options,
+            options=partial(self._connecting),
+            finish=self._finished,
+            live_first=config.spool.order == "live",
             client_id=f"urbansound-{config.node.id}" + ("-replay" if replayed else ""),
             announce=(lambda: ()) if replayed else self._announcement,
             farewell=None if replayed else broker.Publication(self._topics.status, messages.OFFLINE, retain=True),
@@ -354,8 +371,16 @@ class Outbox:
             if self._replayed and error is None and not self._stop.is_set():
                 raise BrokerError(f"{waiting} messages wait in the spool for the next replay that publishes; {why}")
 
-    def teller(self, sample_rate_hz: int, utc_of: Callable[[int], datetime]) -> Callable[[SoundEvent], None]:
-        """What puts the events of a stream into the spool; call it on the pipeline thread."""
+    def teller(
+        self, sample_rate_hz: int, utc_of: Callable[[int], datetime], reckon: Callable[[], Reckoning] | None = None
+    ) -> Callable[[SoundEvent], None]:
+        """What puts the events of a stream into the spool; call it on the pipeline thread.
+
+        Args:
+            sample_rate_hz: of the stream.
+            utc_of: when a sample was heard.
+            reckon: by what `utc_of` reckons; None for a recording.
+        """
         config, judge = self._site
         teller = messages.EventTeller(
             topics=self._topics,
@@ -364,14 +389,22 @@ class Outbox:
             groups=judge.model.card.groups,
             utc_of=utc_of,
             sample_rate_hz=sample_rate_hz,
-            time_synced=(lambda: None) if self._replayed else time_synced,
+            reckon=reckon,
             replayed=self._replayed,
             event_ids=self._event_ids,
         )
 
         def tell(event: SoundEvent) -> None:
+            if self.clock.monotonic() >= self._next_discard_s:
+                self._discard_old()
             told = teller.tell(event)
-            self.spool.append(told.topic, told.payload, event_id=told.event_id, ends=told.ends)
+            self.spool.append(
+                told.topic,
+                told.payload,
+                kind="update" if told.state == "update" else "event",
+                event_id=told.event_id,
+                ends=told.ends,
+            )
 
         self._sample_rate_hz = sample_rate_hz
         self.publisher.announce_again()
@@ -384,7 +417,43 @@ class Outbox:
             self.publisher.announce_again()
             return
         self._options = options
-        self.publisher.connect_anew(options)
+        self.publisher.connect_anew(partial(self._connecting))
+
+    def _connecting(self) -> broker.BrokerOptions:
+        """Where to connect now, and as whom. Called on the publisher thread before each attempt."""
+        self._reckoned()  # even if nothing can be sent: should the machine be started anew, this boot's time is known
+        config, _ = self._site
+        return broker_options(config.mqtt, self._environment)
+
+    def _finished(self, message: SpooledMessage) -> bytes | None:
+        """A message as it is sent now. Called on the publisher thread."""
+        waited_s = self._waited_s(message, self._reckoned())
+        return messages.finished(message.payload, queued_s=waited_s, boots=self.spool.boots)
+
+    def _waited_s(self, message: SpooledMessage, now: Reckoning) -> float | None:
+        """How long ago a message was made; None where it was before a reboot, and UTC is not known then or now."""
+        if message.boot == now.boot:
+            return max(0.0, self.clock.monotonic() - message.made_s)
+        began_s = self.spool.boots.get(message.boot)
+        if began_s is None or not now.synced:
+            return None
+        return max(0.0, now.utc_zero_s + self.clock.monotonic() - (began_s + message.made_s))
+
+    def _reckoned(self) -> Reckoning:
+        """The time, as far as it is known; once it is, the spool remembers it for what was told before."""
+        reckoning = self.clock.reckon()
+        if reckoning.synced and reckoning.boot not in self.spool.boots:
+            self.spool.note_boot(reckoning.boot, reckoning.utc_zero_s)
+        return reckoning
+
+    def _discard_old(self) -> None:
+        """What is too old goes, where it is known how old it is."""
+        config, _ = self._site
+        self._next_discard_s = self.clock.monotonic() + DISCARD_INTERVAL_S
+        now = self._reckoned()
+        if now.synced:
+            now_s = now.utc_zero_s + self.clock.monotonic()
+            self.spool.discard_older(now_s - config.spool.max_age_days * _DAY_S)
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
@@ -402,6 +471,8 @@ class Outbox:
             log.warning("event.interrupted event_id=%s", event.event_id)
 
     def _announcement(self) -> Sequence[broker.Publication]:
+        """What is said first on each connection; before what has waited, which may be too old by now."""
+        self._discard_old()
         config, judge = self._site
         public = config.model_dump_json(exclude={"mqtt": {"password"}})
         accelerator = judge.accelerator

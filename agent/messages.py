@@ -4,11 +4,15 @@ In: `SoundEvent`s and a timeline. Out: topics and compact JSON (UTF-8, stable ke
 be added to a schema; what is there keeps its name and meaning, else the number in the schema's name rises.
 Telling happens on the pipeline thread; everything else here is pure.
 
+What is told waits in the spool as a *draft*, which `finished` completes when it is sent: with how long it waited, and
+with the right time, where the clock was not yet set when it was told.
+
     <prefix>/<node>/status            retained, last will   `online` or `offline`
     <prefix>/<node>/info              retained              urbansound.info/1
     <prefix>/<node>/<source>/event    QoS 1, not retained   urbansound.event/1
 """
 
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from agent.clock import rfc3339, to_milliseconds
+from agent.clock import Reckoning, rfc3339, to_milliseconds
 from agent.values import EndReason, EventState, SoundEvent
 
 ONLINE = b"online"
@@ -36,6 +40,7 @@ Likelihood = Annotated[float, Field(ge=0.0, le=1.0)]
 _RANDOM_BITS = 74  # of a UUIDv7 beside time, version and variant: RFC 9562, 5.7
 _SECOND_DIGITS = 3
 _LIKELIHOOD_DIGITS = 4
+_QUEUED_DIGITS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ class Quality(WirePart):
     """How far to trust the message.
 
     Attributes:
-        time_synced: whether the node's clock was set by a time server; left out where nobody could say.
+        time_synced: whether the times are by a clock that a time server had set; left out where nobody could say.
     """
 
     time_synced: bool | None = None
@@ -105,13 +110,15 @@ class EventMessage(WirePart):
         group: a wider name for the label, such as `alert`; left out where the model gives none.
         seq: rises with every message of a spool, over restarts too; a message that came twice has it twice.
         event_type: which of the three this is.
-        start: when the sound began; the same in every message about it.
+        start: when the sound began; the same in every message about it that has the same `time_synced`.
         end: when it ended, `start` + `duration_s`; left out while it is open.
         duration_s: seconds; up to what has been heard, while it is open.
         likelihood_peak: the largest summed likelihood so far.
         likelihood_mean: the mean of the summed likelihoods so far.
         end_reason: why it ended; left out while it is open.
         replayed: whether this was a recording.
+        queued_s: seconds between the making of this message and its sending, to a tenth; 0 while all is well. Left out
+            where nobody knows: it was made before a reboot, and the clock was not set.
     """
 
     schema_name: Annotated[Literal["urbansound.event/1"], Field(alias="schema")]
@@ -131,6 +138,25 @@ class EventMessage(WirePart):
     model: ModelIdentity
     quality: Quality
     replayed: bool
+    queued_s: Annotated[float, Field(ge=0.0)] | None = None
+
+
+class Stamp(WirePart):
+    """By what the times of a draft were reckoned, while nobody knew that the clock was right.
+
+    Attributes:
+        boot: of the machine.
+        utc_zero_s: when it began, as was believed then; seconds since 1970.
+    """
+
+    boot: str
+    utc_zero_s: float
+
+
+class EventDraft(EventMessage):
+    """An event message in the spool; `stamp` is not sent."""
+
+    stamp: Stamp | None = None
 
 
 class SourceInfo(WirePart):
@@ -217,14 +243,19 @@ class ToldEvent:
     Attributes:
         topic: where it goes.
         event_id: which event it is about.
-        ends: whether this is the last message about it.
-        payload: from `seq` to the JSON.
+        state: which of the three this is.
+        payload: from `seq` to the draft.
     """
 
     topic: str
     event_id: str
-    ends: bool
+    state: EventState
     payload: Callable[[int], bytes]
+
+    @property
+    def ends(self) -> bool:
+        """Whether this is the last message about it."""
+        return self.state == "end"
 
 
 class EventTeller:
@@ -236,8 +267,8 @@ class EventTeller:
         model: which model judges.
         groups: a wider name for some labels.
         utc_of: when a sample was heard (`Timeline.utc_of`, or a `recording_timeline`).
+        reckon: by what it reckons; called before each event that begins (`Timeline.look`). None for a recording.
         sample_rate_hz: of the samples that events are counted in.
-        time_synced: whether the wall clock can be trusted.
         replayed: whether this is a recording.
         event_ids: where ids come from; give all tellers of a process the same.
     """
@@ -251,7 +282,7 @@ class EventTeller:
         groups: Mapping[str, str],
         utc_of: Callable[[int], datetime],
         sample_rate_hz: int,
-        time_synced: Callable[[], bool | None],
+        reckon: Callable[[], Reckoning] | None = None,
         replayed: bool = False,
         event_ids: EventIds | None = None,
     ) -> None:
@@ -261,22 +292,22 @@ class EventTeller:
         self._groups = groups
         self._utc_of = utc_of
         self._sample_rate_hz = sample_rate_hz
-        self._time_synced = time_synced
+        self._reckon = reckon
         self._replayed = replayed
         self._event_ids = event_ids or EventIds()
         # An open event keeps its start: were the timeline to move meanwhile, it would neither stretch nor shrink.
-        self._open: dict[int, tuple[UUID, datetime]] = {}
+        self._open: dict[int, tuple[UUID, datetime, Reckoning | None]] = {}
 
     def tell(self, event: SoundEvent) -> ToldEvent:
         """Word one state of an event. Its first state must be `start`."""
-        quality = Quality(time_synced=self._time_synced())
         if event.state == "start":
+            began_by = None if self._reckon is None else self._reckon()
             start = to_milliseconds(self._utc_of(event.onset))
-            self._open[event.id] = (self._event_ids.new(start), start)
-        event_id, start = self._open.pop(event.id) if event.state == "end" else self._open[event.id]
+            self._open[event.id] = (self._event_ids.new(start), start, began_by)
+        event_id, start, reckoning = self._open.pop(event.id) if event.state == "end" else self._open[event.id]
         until = event.heard_until if event.offset is None else event.offset
         duration_s = round((until - event.onset) / self._sample_rate_hz, _SECOND_DIGITS)
-        message = EventMessage(
+        message = EventDraft(
             schema_name="urbansound.event/1",
             event_id=event_id,
             seq=1,
@@ -292,13 +323,14 @@ class EventTeller:
             likelihood_mean=round(event.likelihood_mean, _LIKELIHOOD_DIGITS),
             end_reason=event.end_reason,
             model=self._model,
-            quality=quality,
+            quality=Quality(time_synced=None if reckoning is None else reckoning.synced),
             replayed=self._replayed,
+            stamp=_stamp(reckoning),
         )
         return ToldEvent(
             topic=self._topics.event(self._source),
             event_id=str(event_id),
-            ends=event.state == "end",
+            state=event.state,
             payload=lambda seq: message.model_copy(update={"seq": seq}).to_json(),
         )
 
@@ -309,10 +341,11 @@ def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
     It ended when it was last told: nobody knows what was heard after that.
 
     Returns:
-        from `seq` to the JSON; None where the last message cannot be read: the file that it lay in is damaged.
+        from `seq` to the draft; None where the last message cannot be read: the file that it lay in is damaged.
     """
-    last = read_event(last_payload)
-    if last is None:
+    try:
+        last = EventDraft.model_validate_json(last_payload)
+    except ValidationError:
         return None
     end = last.model_copy(
         update={
@@ -322,6 +355,39 @@ def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
         }
     )
     return lambda seq: end.model_copy(update={"seq": seq}).to_json()
+
+
+def _stamp(reckoning: Reckoning | None) -> Stamp | None:
+    if reckoning is None or reckoning.synced:
+        return None
+    return Stamp(boot=reckoning.boot, utc_zero_s=reckoning.utc_zero_s)
+
+
+def finished(draft: bytes, *, queued_s: float | None, boots: Mapping[str, float]) -> bytes | None:
+    """A message as it is sent.
+
+    Args:
+        draft: of any schema. `start` and `end` are put right, if there is a `stamp` of a boot that is known by now.
+        queued_s: how long it has waited; None where nobody knows.
+        boots: when boots of the machine began, in seconds since 1970, by a clock that was right.
+
+    Returns:
+        JSON; None where the draft is damaged.
+    """
+    try:
+        message = json.loads(draft)
+        stamp = message.pop("stamp", None)
+        if stamp is not None and stamp["boot"] in boots:
+            shift = timedelta(milliseconds=round((boots[stamp["boot"]] - stamp["utc_zero_s"]) * 1000))
+            for name in ("start", "end"):
+                if name in message:
+                    message[name] = rfc3339(datetime.fromisoformat(message[name]) + shift)
+            message["quality"]["time_synced"] = True
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+    if queued_s is not None:
+        message["queued_s"] = round(queued_s, _QUEUED_DIGITS)
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def read_event(payload: bytes) -> EventMessage | None:

@@ -403,7 +403,9 @@ def first_problem(error: ValidationError) -> str:
     if problem["type"] in ("value_error", "missing"):
         return f"{where}: {message}" if where else message
     value = problem["input"]
-    if where.endswith("password") or not isinstance(value, str | int | float):  # a table may hold a password
+    # A table may hold a password, and so may a text that stands where a table should.
+    is_no_table = problem["type"] in ("model_type", "dict_type") and isinstance(value, str)
+    if where.endswith("password") or is_no_table or not isinstance(value, str | int | float):
         return f"{where}: {message}"
     return f"{where} = {value!r}: {message}"
 

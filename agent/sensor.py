@@ -15,7 +15,7 @@ import numpy as np
 from agent import pipeline
 from agent.app import Judge, Outbox, Stages, Stop, StopSignals
 from agent.capture import Microphone
-from agent.clock import Timeline, time_synced
+from agent.clock import Timeline
 from agent.config import Config
 from agent.errors import AgentError, DeviceHungError
 from agent.health import Health, Heartbeat
@@ -68,7 +68,6 @@ class Sensor:
         self._failure: BaseException | None = None
         self._heard = False
         self._reloading = False
-        self._time_synced = False
         self._accelerator = judge.accelerator
         self._sample_rate_hz = 0
         self._starting = threading.Lock()
@@ -124,17 +123,14 @@ class Sensor:
                 return
             self._sample_rate_hz = sample_rate_hz
             ring = Ring(round(self._ring_s * sample_rate_hz))
-            timeline = Timeline(sample_rate_hz)
-            tell = self._outbox.teller(sample_rate_hz, timeline.utc_of)
+            timeline = Timeline(sample_rate_hz, self._outbox.clock)
+            tell = self._outbox.teller(sample_rate_hz, timeline.utc_of, timeline.look)
             stages = self._judge.stages(sample_rate_hz)
 
             def emit(event: SoundEvent) -> None:
                 anchor = self._microphone.anchor()
                 if anchor is not None:
                     timeline.anchor(*anchor)
-                if not self._time_synced and time_synced():
-                    self._time_synced = True
-                    timeline.resync()
                 tell(event)
                 if event.state == "start":
                     self._health.count_event()

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "pipeline": {"errors", "values"} | STAGES,
     "messages": {"clock", "values"},
     "database": {"errors"},
-    "spool": {"database"},
+    "spool": {"database", "errors"},
     "broker": {"errors"},
     "publisher": {"broker", "errors", "spool"},
     "health": set(),

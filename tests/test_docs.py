@@ -48,6 +48,9 @@ PARSERS = {"urbansound": cli._parser(), "urbansound-model": model_cli._parser()}
 SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE = 129, 130, 143
 # Written like keys of the configuration, but fields of messages, of the model's card, or a file.
 NOT_KEYS = {
+    "spool.dropped",
+    "spool.unwritable",
+    "spool.writable",
     "model.json",
     "model.name",
     "model.version",
