@@ -400,12 +400,13 @@ def test_the_agent_listens_on_nothing(urbansound: CommandFactory, make_broker: B
 
 CODE = {"eval", "exec", "compile", "__import__", "execfile"}
 LOADERS = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "yaml", "runpy", "subprocess"}
+ITSELF = {"accelerator": {"subprocess"}}  # the agent once more, to try a driver where it can crash
 CALLS = {"os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "np.load", "importlib.import_module"}
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "agent").glob("*.py")), ids=lambda file: file.stem)
 def test_nothing_that_is_read_is_run(file: Path) -> None:
-    """The agent has no way to make code of a model or of a configuration, and starts no other program."""
+    """The agent has no way to make code of a model or of a configuration, and starts no other program than itself."""
     used = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -419,7 +420,7 @@ def test_nothing_that_is_read_is_run(file: Path) -> None:
         elif isinstance(node, ast.keyword):
             used |= {str(node.arg)} & {"allow_pickle", "shell"}
 
-    assert used == set()
+    assert used == ITSELF.get(file.stem, set())
 
 
 @pytest.mark.parametrize("name", ["../embedding.tflite", "/etc/passwd", "sub/embedding.tflite", ".."])
