@@ -132,6 +132,10 @@ def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
         ),
         ({"events": {"classes": {"sirene": {"on": 0.5}}}}, "events.classes.sirene: unknown class, expected one of"),
         (
+            {"events": {"labels": ["siren"], "classes": {"siren": {"on": 1.0}}}},
+            "events.labels: siren is not told, expected events.classes.siren.on below 1",
+        ),
+        (
             {"events": {"labels": ["sirene"]}},
             "events.labels: unknown class 'sirene', expected some of air_conditioner, ",
         ),

@@ -566,6 +566,18 @@ def test_check_of_the_reference_shows_the_defaults(call: Caller) -> None:
     assert "# model l3-edge-us8k" in said.out
 
 
+def test_check_says_what_would_run_the_network(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accelerator that is not there is no error: the CPU would do the work, and why is printed."""
+    (tmp_path / "agent.toml").write_text("", encoding="utf-8")
+    monkeypatch.setenv("URBANSOUND_INFERENCE__ACCELERATOR", "/nowhere/libx.so")
+
+    said = call("check", tmp_path / "agent.toml")
+
+    assert said.code == 0
+    assert "# accelerator cpu: /nowhere/libx.so: there is no such file\n" in said.out
+    assert "accelerator.refused asked=/nowhere/libx.so" in said.err
+
+
 def test_check_shows_no_secret(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A password is masked, whether it stands in the file or in the environment."""
     file = tmp_path / "agent.toml"
