@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Self
@@ -25,11 +26,12 @@ from agent.inference import Classifier
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
 from agent.spool import Spool
-from agent.values import EventRule, SoundEvent
+from agent.values import EventRule, Gap, SoundEvent
 
 log = logging.getLogger(__name__)
 
 REPLAY_SPOOL_NAME = "replay-spool.sqlite"  # beside that of the sensor, which may be running
+COVERAGE_FILE = "coverage.sqlite"  # beside that, too
 DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
 
 
@@ -250,6 +252,7 @@ class Outbox:
         self._topics = messages.Topics(config.mqtt.prefix, config.node.id)
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
+        self._liveness: messages.LivenessPart | None = None
         options = broker_options(config.mqtt, environment)
         spool_file = config.spool.path.parent / REPLAY_SPOOL_NAME if replayed else config.spool.path
         self.spool = Spool(spool_file, config.spool.max_messages)
@@ -301,6 +304,47 @@ class Outbox:
         self.publisher.announce_again()
         return tell
 
+    @property
+    def coverage_file(self) -> Path:
+        """Where the hours are kept: beside the spool."""
+        return self._config.spool.path.parent / COVERAGE_FILE
+
+    def tell_gap(self, gap: Gap) -> None:
+        """Put a gap into the spool; call it on the pipeline thread."""
+        topic, payload = messages.told_gap(
+            gap, topics=self._topics, source=self._config.node.source, time_synced=time_synced()
+        )
+        self.spool.append(topic, payload)
+
+    def say_liveness(self, liveness: messages.LivenessPart) -> None:
+        """Whether the sensor hears has changed: say it in `info`."""
+        self._liveness = liveness
+        self.publisher.announce_again()
+
+    def say_health(self, facts: Mapping[str, object]) -> None:
+        """Say how the sensor is doing, to whoever hears it now.
+
+        Args:
+            facts: the fields of `HealthMessage` that the sensor knows; the outbox adds what it knows.
+        """
+        delivery = self.publisher.delivery()
+        message = messages.HealthMessage.model_validate(
+            {
+                "schema": "urbansound.health/1",
+                "node": self._config.node.id,
+                "source": self._config.node.source,
+                "time": utc_now(),
+                "liveness": self._liveness,
+                "delivered": delivery.delivered,
+                "queued": delivery.queued,
+                "dropped": delivery.dropped,
+                "last_error": delivery.last_error,
+                "time_synced": time_synced(),
+                **facts,
+            }
+        )
+        self.publisher.say(broker.Publication(self._topics.health, message.to_json()))
+
     def _fail(self, error: Exception) -> None:
         self._failure = error
         self._stop.set()
@@ -323,6 +367,7 @@ class Outbox:
             labels=tuple(self._judge.rules),
             config_sha256=hashlib.sha256(public.encode()).hexdigest(),
             sources=(messages.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
+            liveness=self._liveness,
         )
         return (
             broker.Publication(self._topics.status, messages.ONLINE, retain=True),

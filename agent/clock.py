@@ -15,6 +15,7 @@ from pathlib import Path
 TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")  # man systemd-timesyncd.service
 
 _ADJTIMEX_BYTES = 512  # struct timex has 208 on 64-bit Linux; the kernel fills only what it knows
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
 
 
@@ -53,15 +54,26 @@ class Timeline:
 
     def utc_of(self, sample: int) -> datetime:
         """When `sample` was heard, in UTC. Earlier samples and ones still to come are allowed."""
-        return datetime.fromtimestamp(self._monotonic_of(sample) + self._wall_minus_monotonic_s, UTC)
+        return datetime.fromtimestamp(self.monotonic_of(sample) + self._wall_minus_monotonic_s, UTC)
 
-    def _monotonic_of(self, sample: int) -> float:
+    def monotonic_of(self, sample: int) -> float:
+        """When `sample` was heard, in seconds of the monotonic clock."""
         return self._sample_monotonic_s + (sample - self._sample) / self._sample_rate_hz
 
 
 def utc_now() -> datetime:
     """The time of day, for what is not dated by its samples: when the agent started, what a replay takes for now."""
     return datetime.now(UTC)
+
+
+def to_ns(moment: datetime) -> int:
+    """An aware datetime as nanoseconds since 1970; it knows microseconds."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def from_ns(ns: int) -> datetime:
+    """Nanoseconds since 1970 as a datetime in UTC, to the microsecond."""
+    return _EPOCH + timedelta(microseconds=ns // 1000)
 
 
 def recording_timeline(start: datetime, sample_rate_hz: int) -> Callable[[int], datetime]:

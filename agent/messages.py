@@ -6,11 +6,14 @@ Telling happens on the pipeline thread; everything else here is pure.
 
     <prefix>/<node>/status            retained, last will   `online` or `offline`
     <prefix>/<node>/info              retained              urbansound.info/1
+    <prefix>/<node>/health            QoS 1, not retained   urbansound.health/1
     <prefix>/<node>/<source>/event    QoS 1, not retained   urbansound.event/1
+    <prefix>/<node>/<source>/gap      QoS 1, not retained   urbansound.gap/1
 """
 
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -20,8 +23,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from agent.clock import rfc3339, to_milliseconds
-from agent.values import EndReason, EventState, SoundEvent
+from agent.clock import from_ns, rfc3339, to_milliseconds
+from agent.values import EndReason, EventState, Gap, GapCause, SoundEvent
 
 ONLINE = b"online"
 OFFLINE = b"offline"
@@ -59,14 +62,29 @@ class Topics:
         """What the node is."""
         return f"{self.prefix}/{self.node}/info"
 
+    @property
+    def health(self) -> str:
+        """How the node is doing."""
+        return f"{self.prefix}/{self.node}/health"
+
     def event(self, source: str) -> str:
         """The sound events of one microphone."""
         return f"{self.prefix}/{self.node}/{source}/event"
+
+    def gap(self, source: str) -> str:
+        """When one microphone was not heard."""
+        return f"{self.prefix}/{self.node}/{source}/gap"
 
 
 def event_topics(prefix: str) -> str:
     """The MQTT filter for the events of all nodes and sources."""
     return Topics(prefix, "+").event("+")
+
+
+def watched_topics(prefix: str) -> tuple[str, ...]:
+    """The MQTT filters for what happens: events, gaps and health of all nodes."""
+    everyone = Topics(prefix, "+")
+    return everyone.event("+"), everyone.gap("+"), everyone.health
 
 
 class WirePart(BaseModel):
@@ -145,8 +163,107 @@ class SourceInfo(WirePart):
     sample_rate_hz: int | None = None
 
 
+class LivenessPart(WirePart):
+    """Whether the node hears.
+
+    Attributes:
+        state: `hearing`, `silent`, `clipped`, `stalled`, `lost` or `recovering`.
+        cause: why; left out while it is `hearing`.
+        since: since when.
+    """
+
+    state: str
+    cause: str | None = None
+    since: Moment
+
+
+class GapMessage(WirePart):
+    """A time of which not everything was heard.
+
+    Attributes:
+        seq: counted with those of the events.
+        start: when it began.
+        end: when it was over.
+        duration_s: seconds between them.
+        lost_s: how much of it was lost.
+        cause: why.
+    """
+
+    schema_name: Annotated[Literal["urbansound.gap/1"], Field(alias="schema")]
+    seq: Annotated[int, Field(ge=1)]
+    node: str
+    source: str
+    start: Moment
+    end: Moment
+    duration_s: Annotated[float, Field(ge=0.0)]
+    lost_s: Annotated[float, Field(ge=0.0)]
+    cause: GapCause
+    quality: Quality
+
+
+class HealthMessage(WirePart):
+    """How a node is doing; told once a minute, and when its liveness changes. Counts are since the start of the agent.
+
+    Attributes:
+        time: of the message.
+        liveness: whether the node hears.
+        changes: how often each state of liveness was entered.
+        elapsed_s: how long the agent has been running: the sum of analysed, lost, drift and pending.
+        captured_s: sound that came from the microphone.
+        analysed_s: sound that the network has judged, the silent and the clipped included.
+        silent_s: of it, where the samples did not move.
+        clipped_s: of it, where they were at full scale.
+        lost_s: not judged: the microphone was away, or sound was dropped on the way.
+        drift_s: how far the sound card's clock has fallen behind that of the node.
+        pending_s: not yet judged, or not yet known whether it comes.
+        coverage_hour_percent: of this hour of UTC so far, how much was heard: neither lost, silent nor clipped.
+        coverage_last_hour_percent: of the hour before; left out where nothing is known of it.
+        gaps: how many.
+        events: how many were begun.
+        late_s: how much sound waits to be judged.
+        wide_hop_s: the window hop, where it is wider than configured so that the analysis keeps up.
+        reopened: how often a lost microphone was found again.
+        overflows: how often PortAudio said that it lost sound.
+        invalid_samples: that were no numbers, and were taken for silence.
+        delivered: messages that the broker has acknowledged.
+        queued: messages that wait for it.
+        dropped: messages dropped because the spool was full, since it was made.
+        last_error: what the broker refuses.
+        time_synced: whether the node's clock was set by a time server; left out where nobody could say.
+    """
+
+    schema_name: Annotated[Literal["urbansound.health/1"], Field(alias="schema")]
+    node: str
+    source: str
+    time: Moment
+    liveness: LivenessPart
+    changes: dict[str, int]
+    elapsed_s: float
+    captured_s: float
+    analysed_s: float
+    silent_s: float
+    clipped_s: float
+    lost_s: float
+    drift_s: float
+    pending_s: float
+    coverage_hour_percent: float
+    coverage_last_hour_percent: float | None = None
+    gaps: int
+    events: int
+    late_s: float
+    wide_hop_s: float | None = None
+    reopened: int
+    overflows: int
+    invalid_samples: int
+    delivered: int
+    queued: int
+    dropped: int
+    last_error: str | None = None
+    time_synced: bool | None = None
+
+
 class InfoMessage(WirePart):
-    """What a node is; retained.
+    """What a node is, and whether it hears; retained.
 
     Attributes:
         started: when the agent started, by its wall clock at that time.
@@ -155,6 +272,7 @@ class InfoMessage(WirePart):
         labels: the classes that it may tell.
         config_sha256: of the effective configuration without secrets; the same on nodes that are set up the same.
         sources: the microphones.
+        liveness: whether the node hears.
     """
 
     schema_name: Annotated[Literal["urbansound.info/1"], Field(alias="schema")] = "urbansound.info/1"
@@ -165,6 +283,7 @@ class InfoMessage(WirePart):
     labels: tuple[str, ...]
     config_sha256: str
     sources: tuple[SourceInfo, ...]
+    liveness: LivenessPart | None = None
 
 
 class EventIds:
@@ -306,12 +425,40 @@ def interrupted_end(last_payload: bytes) -> Callable[[int], bytes]:
     return lambda seq: end.model_copy(update={"seq": seq}).to_json()
 
 
+def told_gap(gap: Gap, *, topics: Topics, source: str, time_synced: bool | None) -> tuple[str, Callable[[int], bytes]]:
+    """Word a gap: its topic, and from `seq` to the JSON."""
+    start, end = (to_milliseconds(from_ns(ns)) for ns in (gap.start_ns, gap.end_ns))
+    message = GapMessage(
+        schema_name="urbansound.gap/1",
+        seq=1,
+        node=topics.node,
+        source=source,
+        start=start,
+        end=end,
+        duration_s=round((end - start).total_seconds(), _SECOND_DIGITS),
+        lost_s=round(gap.lost_ns / 1e9, _SECOND_DIGITS),
+        cause=gap.cause,
+        quality=Quality(time_synced=time_synced),
+    )
+    return topics.gap(source), lambda seq: message.model_copy(update={"seq": seq}).to_json()
+
+
 def read_event(payload: bytes) -> EventMessage | None:
     """The event in a message, or None where it is not one of ours."""
     try:
         return EventMessage.model_validate_json(payload)
     except ValidationError:
         return None
+
+
+def read_message(payload: bytes) -> EventMessage | GapMessage | HealthMessage | None:
+    """What a message says, or None where it is not one of these."""
+    kinds: tuple[type[EventMessage] | type[GapMessage] | type[HealthMessage], ...]
+    kinds = (EventMessage, GapMessage, HealthMessage)
+    for kind in kinds:
+        with suppress(ValidationError):
+            return kind.model_validate_json(payload)
+    return None
 
 
 def event_json_schema() -> dict[str, Any]:

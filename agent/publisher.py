@@ -11,6 +11,7 @@ is lost there; that is why 5 is the default.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -93,6 +94,7 @@ class Publisher:
         self._stop_asked = threading.Event()
         self._stop_at = _NEVER
         self._news = threading.Event()
+        self._remarks: deque[Publication] = deque(maxlen=1)
         self._connected = False
         self._connected_at = _NEVER
         self._delivered = 0
@@ -110,6 +112,11 @@ class Publisher:
     def announce_again(self) -> None:
         """Say the announcement anew: something in it has changed."""
         self._news.set()
+        self._waker.wake()
+
+    def say(self, publication: Publication) -> None:
+        """Say something that is not worth keeping: at once, or on the next connection if nothing newer has come."""
+        self._remarks.append(publication)
         self._waker.wake()
 
     def stop(self, drain_s: float) -> bool:
@@ -186,6 +193,8 @@ class Publisher:
                 if self._news.is_set():
                     self._news.clear()
                     deliveries.announce(self._announce())
+                while self._remarks:
+                    deliveries.announce([self._remarks.popleft()])
                 deliveries.send()
                 self._in_flight = deliveries.in_flight
                 remaining_s = self._stop_at - time.monotonic()

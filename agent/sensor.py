@@ -13,15 +13,19 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from agent import pipeline
+from agent.accounts import Accounts
 from agent.app import Judge, Outbox, Stages, Stop, StopSignals
 from agent.capture import Microphone
-from agent.clock import Timeline, time_synced
+from agent.clock import Timeline, time_synced, to_ns, utc_now
 from agent.config import Config
 from agent.errors import AgentError, DeviceHungError
 from agent.health import Health, Heartbeat
+from agent.hours import Hours
+from agent.liveness import Liveness
+from agent.lookout import Lookout
 from agent.pace import Pace
 from agent.ring import Ring
-from agent.values import AudioBlock, EndReason, SoundEvent
+from agent.values import AudioBlock, EndReason, GapCause, SoundEvent
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ LOOK_AFTER_S = 1.0
 LOOK_AT_FIRST_S = 0.05  # until sound is analysed: systemd waits for READY
 READ_S = 1.0  # at most: what waits is judged at once, which costs less
 SILENT_S = 5.0  # sound servers stutter for 3 s, and then deliver everything
+GIVE_UP_S = 5.0  # of `stalled`: what hangs longer is left, and systemd starts us anew
+ABANDONED_S = 2.0  # an analysis that hangs does not finish
 FINISH_S = 20.0  # at shutdown, for the pipeline to work off what is in the ring
 
 
@@ -42,6 +48,7 @@ class Sensor:
         stop: when to stop.
         ring_s: how far the analysis may fall behind.
         silent_s: without a sample for so long, an open event ends.
+        give_up_s: when too little is captured or analysed for so long, the sensor leaves for a fresh start.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Sensor:
         *,
         ring_s: float,
         silent_s: float = SILENT_S,
+        give_up_s: float = GIVE_UP_S,
     ) -> None:
         self._microphone = microphone
         self._judge = judge
@@ -60,7 +68,20 @@ class Sensor:
         self._stop = stop
         self._ring_s = ring_s
         self._silent_s = silent_s
+        self._give_up_s = give_up_s
         self._health = Health()
+        started_s = time.monotonic()
+        hours = Hours(outbox.coverage_file)
+        self._accounts = Accounts(hours, outbox.tell_gap, now_s=started_s, utc_ns=to_ns(utc_now()))
+        self._lookout = Lookout(
+            self._accounts,
+            self._health,
+            say_liveness=outbox.say_liveness,
+            say_health=outbox.say_health,
+            now_s=started_s,
+        )
+        self._ring: Ring | None = None
+        self._overwritten = 0
         self._failure: BaseException | None = None
         self._heard = False
         self._time_synced = False
@@ -76,13 +97,21 @@ class Sensor:
             AgentError: whatever else stopped the sensor.
         """
         self._pipeline.start()
-        while self._pipeline.is_alive() and not self._stop.wait(LOOK_AFTER_S if self._heard else LOOK_AT_FIRST_S):
-            analysed = self._health.analysed_samples if self._heard else 0
-            heartbeat.push(analysed, time.monotonic(), self._status())
+        stalled = None
+        while stalled is None and self._pipeline.is_alive():
+            if self._stop.wait(LOOK_AFTER_S if self._heard else LOOK_AT_FIRST_S):
+                break
+            now_s = time.monotonic()
+            self._look(now_s)
+            heartbeat.push(self._analysed_s, now_s, self._status())
+            stalled = self._stalled(now_s)
         heartbeat.stop()
         with self._starting:  # a microphone that is just being started would be missed
-            self._microphone.stop()
-        self._pipeline.join(FINISH_S)
+            self._microphone.stop() if stalled is None else self._microphone.abandon()
+        self._pipeline.join(FINISH_S if stalled is None or stalled.cause != "analysis" else ABANDONED_S)
+        self._accounts.finish(time.monotonic())
+        if stalled is not None:
+            raise DeviceHungError(f"stalled for {self._give_up_s:g} s ({stalled.cause}), expected sound to move on")
         if self._microphone.hung:
             raise DeviceHungError(str(self._failure or "the sound system does not close"))
         if self._failure is not None:
@@ -92,24 +121,32 @@ class Sensor:
         if not self._stop.is_set():
             raise AgentError(f"capture is {self._microphone.snapshot().state}, expected sound until a signal comes")
 
+    def _look(self, now_s: float) -> None:
+        waiting = self._ring.waiting if self._ring is not None else 0
+        capture = self._microphone.snapshot()
+        self._lookout.look(now_s, capture, sample_rate_hz=self._sample_rate_hz, waiting=waiting)
+
+    def _stalled(self, now_s: float) -> Liveness | None:
+        """Why to leave: sound has not moved on for too long. Opening the microphone has a deadline of its own."""
+        liveness = self._lookout.liveness
+        running = self._microphone.snapshot().state == "running"
+        hopeless = liveness.state == "stalled" and now_s - liveness.since_s >= self._give_up_s
+        return liveness if running and hopeless else None
+
     def _run_pipeline(self) -> None:
         try:
             sample_rate_hz = self._microphone.open()
             if sample_rate_hz is None:
                 return
             self._sample_rate_hz = sample_rate_hz
-            ring = Ring(round(self._ring_s * sample_rate_hz))
+            ring = self._ring = Ring(round(self._ring_s * sample_rate_hz))
             timeline = Timeline(sample_rate_hz)
+            self._accounts.begin(sample_rate_hz)
             tell = self._outbox.teller(sample_rate_hz, timeline.utc_of)
             stages = self._judge.stages(sample_rate_hz)
 
             def emit(event: SoundEvent) -> None:
-                anchor = self._microphone.anchor()
-                if anchor is not None:
-                    timeline.anchor(*anchor)
-                if not self._time_synced and time_synced():
-                    self._time_synced = True
-                    timeline.resync()
+                self._follow(timeline)
                 tell(event)
                 if event.state == "start":
                     self._health.count_event()
@@ -124,7 +161,7 @@ class Sensor:
                     return
                 self._microphone.start(ring)
             pipeline.run(
-                self._keeping_up(self._blocks(ring), ring, pace, stages),
+                self._keeping_up(self._blocks(ring, timeline), ring, pace, stages),
                 stages.front_end,
                 self._judge.classifier,
                 stages.aggregator,
@@ -136,26 +173,45 @@ class Sensor:
         except BaseException as error:  # noqa: BLE001  a thread's edge; raised again by run()
             self._failure = error
 
-    def _blocks(self, ring: Ring) -> Iterator[AudioBlock]:
+    def _follow(self, timeline: Timeline) -> None:
+        """Hold the timeline against capture, which knows when samples came, and once against a clock that was set."""
+        anchor = self._microphone.anchor()
+        if anchor is not None:
+            timeline.anchor(*anchor)
+        if not self._time_synced and time_synced():
+            self._time_synced = True
+            timeline.resync()
+
+    def _blocks(self, ring: Ring, timeline: Timeline) -> Iterator[AudioBlock]:
         """The stream until the ring is closed and empty. A block counts as analysed when the next is asked for.
 
         When nothing comes for `silent_s`, a block without samples tells of a gap: how long it is, nobody knows yet, and
         an open event must not wait for that.
         """
         max_samples = max(1, round(READ_S * self._sample_rate_hz))
-        next_sample = 0
+        next_sample: int | None = None
         while not (ring.closed and ring.waiting == 0):
             block = ring.read(self._silent_s, max_samples)
             if block is None:
                 if not ring.closed:
-                    yield AudioBlock(np.empty(0, np.float32), next_sample, lost_before=1)
+                    yield AudioBlock(np.empty(0, np.float32), next_sample or 0, lost_before=1)
                 continue
-            next_sample = block.first_sample + len(block.samples)
+            self._follow(timeline)
+            if block.lost_before or next_sample is None:
+                cause = self._cause_of_gap(block, ring)
+                self._accounts.lose(block, cause, timeline)
             if block.lost_before:
                 self._health.count_gap(block.lost_before)
-                log.warning("capture.gap lost_s=%.3f", block.lost_before / self._sample_rate_hz)
+                log.warning("capture.gap lost_s=%.3f cause=%s", block.lost_before / self._sample_rate_hz, cause)
+            next_sample = block.first_sample + len(block.samples)
             yield block
             self._health.count_analysed(len(block.samples))
+            self._accounts.hear(block, timeline)
+
+    def _cause_of_gap(self, block: AudioBlock, ring: Ring) -> GapCause:
+        before, self._overwritten = self._overwritten, ring.overwritten
+        at_the_device = self._microphone.cause_of_gap(block.first_sample)
+        return "overrun" if 2 * (self._overwritten - before) > block.lost_before else at_the_device
 
     def _keeping_up(self, blocks: Iterator[AudioBlock], ring: Ring, pace: Pace, stages: Stages) -> Iterator[AudioBlock]:
         """The same blocks; where the board is too slow for them, windows come less often before sound is lost."""
@@ -172,6 +228,10 @@ class Sensor:
     def _end_reason(self) -> EndReason:
         return "shutdown" if self._stop.is_set() else "gap"
 
+    @property
+    def _analysed_s(self) -> float:
+        return self._health.analysed_samples / self._sample_rate_hz if self._heard else 0.0
+
     def _status(self) -> str:
         if not self._heard:
             return "waiting for the microphone"
@@ -181,6 +241,8 @@ class Sensor:
             delivered=delivery.delivered,
             queued=delivery.queued,
             dropped=delivery.dropped,
+            liveness=self._lookout.in_words(),
+            coverage_percent=self._lookout.balance.hour_percent,
             last_error=delivery.last_error,
         ).status_line(self._sample_rate_hz)
 

@@ -34,13 +34,20 @@ MAY_IMPORT = {
     "broker": {"errors"},
     "publisher": {"broker", "errors", "spool"},
     "health": set(),
+    "condition": {"values"},
+    "coverage": set(),
+    "hours": {"coverage", "database", "errors", "values"},
+    "accounts": {"clock", "condition", "coverage", "hours", "values"},
+    "liveness": set(),
+    "lookout": {"accounts", "capture", "clock", "coverage", "health", "liveness", "messages", "values"},
     "logs": set(),
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
     "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
-    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "ring", "values"},
+    "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
+    | {"pace", "pipeline", "ring", "values"},
     "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
     "cli": {"app", "bench", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
     | {"progress", "replay", "sensor", "values", "wavfile", "workers"},
