@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test check benchmark clean
+.PHONY: demo test check benchmark fuzz clean
 
 demo: $(VENV)/demo.stamp  ## replay a street through the whole agent and a real broker
 	$(BIN)/python -m demo
@@ -16,6 +16,9 @@ check: $(VENV)/dev.stamp  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/dev.stamp  ## broken inputs for every parser (make fuzz COUNT=1000000)
+	$(BIN)/python -m fuzz --count $(or $(COUNT),20000)
 
 benchmark: $(VENV)/dev.stamp  ## the agent beside YAMNet (make benchmark YAMNET=FILE) and OpenL3
 	$(BIN)/python -m benchmarks $(if $(YAMNET),--yamnet $(YAMNET))
@@ -37,5 +40,5 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@tools/system-packages.sh libportaudio2 libasound2-plugins libusb-1.0-0 mosquitto openssl pulseaudio pulseaudio-utils strace
 	@echo "Installing the agent, TensorFlow for model_export, and the tools into $(VENV)"
-	$(INSTALL) '.[plot,export,dev]'
+	$(INSTALL) '.[plot,export,cluster,dev]'
 	@touch $@

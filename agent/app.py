@@ -353,6 +353,10 @@ class Outbox:
         """Events that were open when the agent was killed get their end."""
         for event in self.spool.open_events():
             end = messages.interrupted_end(event.payload)
+            if end is None:
+                self.spool.forget_event(event.event_id)
+                log.error("event.unreadable event_id=%s", event.event_id)
+                continue
             self.spool.append(event.topic, end, event_id=event.event_id, ends=True)
             log.warning("event.interrupted event_id=%s", event.event_id)
 

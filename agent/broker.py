@@ -33,6 +33,7 @@ RETRY_MAX_S = 60.0
 
 _KEEPALIVE_CHECKS = 4  # a quarter of the keepalive late is early enough: brokers wait one and a half of it
 _QOS = 1
+_LONGEST_TOPIC_BYTES = 65_535
 
 _BAD_CREDENTIALS = 134
 _NOT_AUTHORIZED = 135
@@ -89,6 +90,11 @@ class Publication:
     topic: str
     payload: bytes
     retain: bool = False
+
+
+def is_topic(text: str) -> bool:
+    """Whether messages can be published to it; brokers hang up on whoever tries what is none. MQTT 5, 4.7."""
+    return 0 < len(text.encode("utf-8", "replace")) <= _LONGEST_TOPIC_BYTES and not set("+#\0") & set(text)
 
 
 @dataclass(frozen=True, slots=True)

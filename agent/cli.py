@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agent.app import Judge, Stop
     from agent.config import Config
     from agent.messages import EventMessage
-    from agent.wavfile import Recording
+    from agent.wavfile import Recording, Source
     from agent.workers import Workers
 
 SOME_FAILED = 3
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except AgentError as error:
         print(f"urbansound: {error}", file=sys.stderr)
+        if isinstance(error, OutputError):  # Python would complain once more when it flushes at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -85,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     configured = argparse.ArgumentParser(add_help=False)
     configured.add_argument("--config", type=Path, metavar="FILE", help="the TOML file (default: all defaults)")
     source = argparse.ArgumentParser(add_help=False)
-    source.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="recordings, folders, or - for raw PCM")
+    source.add_argument(
+        "paths", type=_source, nargs="+", metavar="PATH", help="recordings, folders, addresses, or - for raw PCM"
+    )
     source.add_argument("--channel", type=_channel, default="mix", help="one channel, from 1, or mix (default)")
     source.add_argument(
         "--jobs",
@@ -93,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that judge at once (default: all cores, if there is sound enough to be worth it)",
     )
+    source.add_argument("--dask", metavar="SCHEDULER", help="have a Dask cluster judge, such as tcp://10.0.0.1:8786")
     raw = source.add_argument_group("raw PCM from standard input (PATH is -)")
     raw.add_argument("--rate", type=int, metavar="HZ", help="samples per second")
     raw.add_argument("--channels", type=int, default=1, metavar="N", help="interleaved channels (default: 1)")
@@ -124,12 +129,13 @@ def _parser() -> argparse.ArgumentParser:
         "  urbansound replay street.flac\n"
         "  urbansound replay --format csv recordings/ > events.csv\n"
         "  urbansound replay --jobs 8 archive/ > events.jsonl\n"
+        "  urbansound replay --dask tcp://10.0.0.1:8786 --format parquet s3://archive/2026 > events.parquet\n"
         "  urbansound replay --publish --start now --speed 8 street.wav\n"
         "  arecord -t raw -f S16_LE -r 48000 -c 1 | urbansound replay - --rate 48000 --format s16le",
         configured,
         source,
     )
-    _add_format(command, ("jsonl", "csv", "text"), default="jsonl")
+    _add_format(command, ("jsonl", "csv", "text", "parquet"), default="jsonl")
     command.add_argument("--start", type=_start, metavar="TIME", help="when the recording began: RFC 3339, or now")
     pace = command.add_mutually_exclusive_group()
     pace.add_argument("--realtime", dest="speed", action="store_const", const=1.0, help="as slowly as it happened")
@@ -226,6 +232,12 @@ def _number(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
+def _source(text: str) -> "Source":
+    from agent.archive import MARK, RemoteFile
+
+    return RemoteFile(text) if MARK in text else Path(text)
+
+
 def _speed(text: str) -> float:
     try:
         speed = float(text)
@@ -266,8 +278,6 @@ def _put(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(f"standard output: cannot be written ({error.strerror}), the rest is lost") from error
 
 
@@ -283,14 +293,16 @@ def _run(options: argparse.Namespace) -> int:
 # --- replay and classify -----------------------------------------------------------------------------------------
 
 
-def _recordings(options: argparse.Namespace) -> tuple[list[Path], list[RecordingError]]:
-    from agent.wavfile import walk
+def _recordings(options: argparse.Namespace) -> "tuple[list[Source], list[RecordingError]]":
+    from agent.archive import RemoteFile, walk_remote
+    from agent.wavfile import SUFFIXES, walk
 
     has_stdin = STANDARD_INPUT in options.paths
     if has_stdin and options.rate is None:
         raise UsageError("- reads raw PCM: --rate is missing, expected samples per second")
-    files, problems = walk(path for path in options.paths if path != STANDARD_INPUT)
-    return ([STANDARD_INPUT] if has_stdin else []) + files, problems
+    files, problems = walk(path for path in options.paths if isinstance(path, Path) and path != STANDARD_INPUT)
+    there, more_problems = walk_remote((path for path in options.paths if isinstance(path, RemoteFile)), SUFFIXES)
+    return [*([STANDARD_INPUT] if has_stdin else []), *files, *there], problems + more_problems
 
 
 class _StandardInput(io.RawIOBase):
@@ -309,7 +321,7 @@ class _StandardInput(io.RawIOBase):
         return 0
 
 
-def _opened(file: Path, options: argparse.Namespace, stop: "Stop") -> "Recording":
+def _opened(file: "Source", options: argparse.Namespace, stop: "Stop") -> "Recording":
     from agent.wavfile import open_recording, raw_pcm
 
     if file != STANDARD_INPUT:
@@ -324,11 +336,11 @@ def _opened(file: Path, options: argparse.Namespace, stop: "Stop") -> "Recording
 
 
 def _each_recording(
-    files: Sequence[Path],
+    files: "Sequence[Source]",
     problems: Sequence[RecordingError],
     options: argparse.Namespace,
     stop: "Stop",
-    treat: Callable[[Path, "Recording"], None],
+    treat: "Callable[[Source, Recording], None]",
 ) -> int:
     """Treat one recording after the other, until it is time to stop; one that fails is said, and the others go on."""
     failed = len(problems)
@@ -356,16 +368,23 @@ def _each_recording(
 
 
 def _workers(
-    stack: ExitStack, options: argparse.Namespace, files: Sequence[Path], judge: "Judge", stop: "Stop"
+    stack: ExitStack, options: argparse.Namespace, files: "Sequence[Source]", judge: "Judge", stop: "Stop"
 ) -> "Workers | None":
-    """Other processes to judge the files, if they are wanted or worthwhile."""
-    from agent.workers import Workers, worthwhile
+    """Others to judge the files, if they are wanted or worthwhile."""
+    from agent.workers import Crew, Processes, Workers, worthwhile
 
     files = [file for file in files if file != STANDARD_INPUT]
-    jobs: int = options.jobs or worthwhile(files, options.channel)
-    if jobs == 1:
-        return None
-    return stack.enter_context(Workers(judge, jobs, files, options.channel, stop=stop))
+    crew: Crew
+    if options.dask is not None:
+        from agent.cluster import Cluster
+
+        crew = Cluster(options.dask, judge)
+    else:
+        jobs: int = options.jobs or worthwhile(files, options.channel)
+        if jobs == 1:
+            return None
+        crew = Processes(judge.config, jobs)
+    return stack.enter_context(Workers(judge, crew, files, options.channel, stop=stop))
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -376,14 +395,15 @@ def _replay(options: argparse.Namespace) -> int:
     from agent.wavfile import start_time_from_name
 
     files, problems = _recordings(options)
-    if options.speed is not None and options.jobs is not None:
-        raise UsageError(f"--jobs {options.jobs}: is for as fast as it goes, expected no --speed and no --realtime")
+    for name, value in (("jobs", options.jobs), ("dask", options.dask)):
+        if options.speed is not None and value is not None:
+            raise UsageError(f"--{name} {value}: is for as fast as it goes, expected no --speed and no --realtime")
     if options.start is not None and len(files) > 1:
         raise UsageError(f"--start: says when one recording began, and there are {len(files)}")
     config = _configuration(options.config)
     judge = Judge(config)
-    write = _writer(options.output, EVENT_COLUMNS, _event_line)
     with ExitStack() as stack:
+        write = _writer(stack, options.output, EVENT_COLUMNS, _event_line)
         signals = stack.enter_context(StopSignals())
         outbox = None
         if options.publish:
@@ -392,8 +412,8 @@ def _replay(options: argparse.Namespace) -> int:
         workers = None if options.speed is not None else _workers(stack, options, files, judge, signals.stop)
         unwritten: list[OutputError] = []
 
-        def treat(file: Path, recording: "Recording") -> None:
-            start = utc_now() if options.start == NOW else options.start or start_time_from_name(file)
+        def treat(file: "Source", recording: "Recording") -> None:
+            start = utc_now() if options.start == NOW else options.start or start_time_from_name(PurePath(str(file)))
             publish: Callable[[SoundEvent], None] = lambda _event: None  # noqa: E731
             if outbox is not None:
                 if start is None:
@@ -438,12 +458,12 @@ def _classify(options: argparse.Namespace) -> int:
     files, problems = _recordings(options)
     config = _configuration(options.config)
     judge = Judge(config)
-    write = _writer(options.output, CLIP_COLUMNS, _clip_line)
     with ExitStack() as stack:
+        write = _writer(stack, options.output, CLIP_COLUMNS, _clip_line)
         signals = stack.enter_context(StopSignals())
         workers = _workers(stack, options, files, judge, signals.stop)
 
-        def treat(file: Path, recording: "Recording") -> None:
+        def treat(file: "Source", recording: "Recording") -> None:
             prediction = classify(recording, judge, stop=signals.stop, workers=workers)
             if prediction is None:
                 return
@@ -464,8 +484,14 @@ def _classify(options: argparse.Namespace) -> int:
         return signals.exit_code or code
 
 
-def _writer(form: str, columns: Sequence[str], line: Callable[[Mapping[str, Any]], str]) -> Writer:
+def _writer(stack: ExitStack, form: str, columns: tuple[str, ...], line: Callable[[Mapping[str, Any]], str]) -> Writer:
     """What puts one row on standard output."""
+    if form == "parquet":
+        from agent.parquet import ParquetWriter
+
+        if sys.stdout.isatty():
+            raise UsageError("--format parquet: is not for a terminal, expected for example > events.parquet")
+        return stack.enter_context(ParquetWriter(sys.stdout.buffer, columns)).write
     if form == "jsonl":
         return lambda row: _put(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
     if form == "text":

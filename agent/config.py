@@ -154,6 +154,8 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
             raise ConfigError(f"configuration {path}: cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"configuration {path}: not TOML ({error})") from error
+        except RecursionError as error:
+            raise ConfigError(f"configuration {path}: is nested too deep, expected sections and values") from error
     overrides = _lay_over(data, environment)
     where = " with ".join(["configuration" if path is None else str(path), *overrides])
     _refuse_unknown_keys(data, Config, where)
@@ -199,7 +201,7 @@ def _is_text(model: type[BaseModel], key: str) -> bool:
 def _value(text: str, *, is_text: bool) -> Any:  # noqa: ANN401  any TOML type
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):  # the latter: thousands of brackets
         return text
     return text if is_text and not isinstance(value, str) else value
 

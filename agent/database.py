@@ -152,6 +152,7 @@ class Database:
         with self._named_errors():
             patience_s = READER_S if self._layout.shared else 0.0
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=patience_s)
+        self._db.text_factory = _text
         try:
             with self._named_errors():
                 self._make_ready()
@@ -248,6 +249,8 @@ class Database:
                 raise DatabaseCorruptError(f"{self._name}: is damaged ({error})") from error
             kind = DatabaseUnwritableError if code in _UNWRITABLE else DatabaseError
             raise self._unusable(str(error), kind) from error
+        except UnicodeDecodeError as error:  # Python fails to word SQLite's error, which quotes the damaged bytes
+            raise DatabaseCorruptError(f"{self._name}: is damaged ({error})") from error
         except OSError as error:
             kind = DatabaseUnwritableError if error.errno in _UNWRITABLE_ERRNO else DatabaseError
             raise self._unusable(error.strerror or str(error), kind) from error
@@ -276,6 +279,11 @@ def read_rows(path: Path, layout: Layout, sql: str) -> list[tuple[Any, ...]]:
         raise DatabaseError(f"{layout.name} {path}: cannot be read ({error})") from error
 
 
+def _text(raw: bytes) -> str:
+    """A bit that flipped inside a text passes SQLite's check: such a row is read, and its owner judges it."""
+    return raw.decode("utf-8", "replace")
+
+
 def _tables_of(schema: str) -> set[str]:
     return set(re.findall(r"CREATE TABLE (\w+)", schema))
 
@@ -283,6 +291,7 @@ def _tables_of(schema: str) -> set[str]:
 def _readable_rows(file: Path, table: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of a damaged file: from the first up to the damage, and from the last down to it."""
     database = sqlite3.connect(file, isolation_level=None, timeout=0.0)
+    database.text_factory = _text
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         there = {name for _, name, *_ in database.execute(f"PRAGMA table_info({table})")}
@@ -295,7 +304,7 @@ def _readable_rows(file: Path, table: str, columns: Sequence[str]) -> Iterator[d
         beyond = "" if upper is None else f"WHERE rowid > {upper}"
         for _, values in _until_damaged(database.execute(f"{select} {beyond} ORDER BY rowid DESC"), rising=False):
             yield dict(zip(known, values, strict=True))
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return  # nothing of this table can be read
     finally:
         database.close()
@@ -307,7 +316,7 @@ def _until_damaged(cursor: sqlite3.Cursor, *, rising: bool) -> Iterator[tuple[in
     while True:
         try:
             row = cursor.fetchone()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             return
         if row is None or (last is not None and (row[0] > last) != rising):
             return

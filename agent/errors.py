@@ -6,6 +6,7 @@
     │   ├── DeviceAwayError  69   it is not there now, but may come: it is waited for
     │   └── DeviceHungError  74   PortAudio does not come back: leave by `os._exit`
     ├── BrokerError          69   the MQTT broker refuses, where that is fatal (`watch`, `replay --publish`)
+    ├── ClusterError         69   no Dask cluster, or it does not go on (`replay --dask`)
     ├── DownloadError        69   a file cannot be fetched from the web (`urbansound-model fetch`)
     ├── RecordingError       74   a recording cannot be read (`replay`, `classify`: 3, some files failed)
     ├── OutputError          74   standard output cannot be written
@@ -50,6 +51,12 @@ class DeviceHungError(DeviceError):
 
 class BrokerError(AgentError):
     """The MQTT broker cannot be reached or refuses, where that is fatal."""
+
+    exit_code = 69
+
+
+class ClusterError(AgentError):
+    """There is no Dask cluster, or it does not go on."""
 
     exit_code = 69
 

@@ -11,6 +11,7 @@ Windows may come many at once, as from a recording. The networks add integers, s
 
 import functools
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from agent.values import FloatArray, Prediction, Window
 
 TensorArray = NDArray[np.int8 | np.float32]  # what a network takes and gives, as its card says
 
+_loading = threading.Lock()
 SCALE_TOLERANCE = 1e-6  # relative: a float32 written as JSON with 7 digits
 CHUNKS_AT_ONCE = (50, 10, 1)  # in one call of the streaming network, as many as there are
 ROWS_AT_ONCE = 50  # in one call of the classifier
@@ -323,17 +325,18 @@ def _same_steps(one: TensorCard, other: TensorCard) -> bool:
 
 @contextmanager
 def _without_greeting() -> Iterator[None]:
-    """Hold back standard error while LiteRT loads, and pass on all of it but the greeting."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)  # a full pipe loses lines rather than hang the agent
-    stderr = os.dup(STDERR)
-    os.dup2(writer, STDERR)
-    os.close(writer)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, STDERR)  # closes the last writing end
-        os.close(stderr)
-        with os.fdopen(reader, "rb") as held_back:
-            rest = held_back.read().replace(LITERT_GREETING, b"")
-        os.write(STDERR, rest)
+    """Hold back standard error while LiteRT loads, and pass on all of it but the greeting; one thread at a time."""
+    with _loading:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)  # a full pipe loses lines rather than hang the agent
+        stderr = os.dup(STDERR)
+        os.dup2(writer, STDERR)
+        os.close(writer)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, STDERR)  # closes the last writing end
+            os.close(stderr)
+            with os.fdopen(reader, "rb") as held_back:
+                rest = held_back.read().replace(LITERT_GREETING, b"")
+            os.write(STDERR, rest)

@@ -406,15 +406,17 @@ class EventTeller:
         )
 
 
-def interrupted_end(last_payload: bytes) -> Callable[[int], bytes]:
+def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
     """The end of an event that was open when the agent was killed, from the last message about it.
 
     It ended when it was last told: nobody knows what was heard after that.
 
     Returns:
-        from `seq` to the JSON.
+        from `seq` to the JSON; None where the last message cannot be read: the file that it lay in is damaged.
     """
-    last = EventMessage.model_validate_json(last_payload)
+    last = read_event(last_payload)
+    if last is None:
+        return None
     end = last.model_copy(
         update={
             "event_type": "end",

@@ -21,6 +21,12 @@ from agent.values import EventRule
 CARD_NAME = "model.json"
 DEFAULT_MODEL = Path(__file__).parent / "models"
 
+# Beyond these a card is broken: it asks for all the memory there is, or for levels that float32 does not have.
+LONGEST_WINDOW_SAMPLES = 60 * 192_000
+LONGEST_FFT = 1 << 16
+LOWEST_LEVEL_DB = -300.0
+NARROWEST_RANGE_HZ = 1.0
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
@@ -51,16 +57,16 @@ class FrontEndNumbers(CardPart):
     """
 
     sample_rate_hz: Annotated[int, Field(ge=4_000, le=192_000)]
-    window_length_samples: Annotated[int, Field(ge=1)]
+    window_length_samples: Annotated[int, Field(ge=1, le=LONGEST_WINDOW_SAMPLES)]
     hop_length_samples: Annotated[int, Field(ge=1)]
     taper_length_samples: Annotated[int, Field(ge=2)]
-    fft_length: Annotated[int, Field(ge=2)]
+    fft_length: Annotated[int, Field(ge=2, le=LONGEST_FFT)]
     n_mels: Annotated[int, Field(ge=1, le=1024)]
     mel_min_hz: Annotated[float, Field(ge=0.0)]
     mel_max_hz: Annotated[float, Field(gt=0.0)]
     mel_scale: Literal["htk", "slaney", "none"]
-    level_min_db: float
-    level_max_db: float
+    level_min_db: Annotated[float, Field(ge=LOWEST_LEVEL_DB)]
+    level_max_db: Annotated[float, Field(le=-LOWEST_LEVEL_DB)]
     padding: Literal["none", "end", "same", "centre"] = "none"
     spectrum: Literal["power", "magnitude"] = "power"
     mel_norm: Literal["peak", "area"] = "peak"
@@ -108,9 +114,9 @@ class FrontEndNumbers(CardPart):
             raise ValueError(
                 f"fft_length = {self.fft_length}, expected at least taper_length_samples = {self.taper_length_samples}"
             )
-        if not self.mel_min_hz < self.mel_max_hz <= self.sample_rate_hz / 2:
+        if not self.mel_min_hz + NARROWEST_RANGE_HZ <= self.mel_max_hz <= self.sample_rate_hz / 2:
             raise ValueError(
-                f"mel range {self.mel_min_hz} to {self.mel_max_hz} Hz, expected rising and at most "
+                f"mel range {self.mel_min_hz} to {self.mel_max_hz} Hz, expected rising by 1 Hz or more and at most "
                 f"{self.sample_rate_hz / 2} Hz"
             )
         if self.level_min_db >= self.level_max_db:
@@ -344,6 +350,8 @@ def load_model_folder(path: Path) -> ModelFolder:
         raise ModelError(f"model card {card_file}: {first_problem(error)}") from error
     except ValueError as error:
         raise ModelError(f"model card {card_file}: not JSON ({error})") from error
+    except RecursionError as error:
+        raise ModelError(f"model card {card_file}: is nested too deep, expected the fields of a card") from error
     networks: list[FileCard | None] = [card.embedding, card.streaming, card.classifier]
     for network in filter(None, networks):
         file = path / network.file

@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from agent.broker import RETRY_MAX_S, RETRY_MIN_S, BrokerOptions, Connection, Publication, Waker, retry_delays
+from agent.broker import (
+    RETRY_MAX_S,
+    RETRY_MIN_S,
+    BrokerOptions,
+    Connection,
+    Publication,
+    Waker,
+    is_topic,
+    retry_delays,
+)
 from agent.errors import AgentError, BrokerError
 from agent.spool import Spool
 
@@ -267,9 +276,13 @@ class _Deliveries:
         held_back = self._refused_topics if self._retry_at < _NEVER else ()
         room = max(0, self._window - len(self._sent))
         for message in self._spool.oldest(room, after=self._sent_until, but_not_to=held_back):
+            self._sent_until = message.seq
+            if not is_topic(message.topic):  # a damaged row: it would cost each connection, and hold up all others
+                log.error("spool.unsendable seq=%d topic=%r", message.seq, message.topic)
+                self._spool.forget([message.seq])
+                continue
             ticket = self._connection.publish(Publication(message.topic, message.payload))
             self._sent[ticket] = (message.seq, message.topic)
-            self._sent_until = message.seq
 
     def settle(self, timeout_s: float) -> tuple[int, int]:
         """Wait for acknowledgements, and forget what they are for.

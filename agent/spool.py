@@ -80,6 +80,7 @@ class Spool:
         self._say_dropped_at = 0
         self._db = Database(path, _LAYOUT)
         with self._db.transaction():  # of a damaged file the counters may be lost, and numbers must not come twice
+            self._db.change("INSERT OR IGNORE INTO counters VALUES ('seq', 0), ('dropped', 0)")
             self._db.change(
                 "UPDATE counters SET value = max(value, (SELECT coalesce(max(seq), 0) FROM outbox)) WHERE name = 'seq'"
             )
@@ -183,6 +184,15 @@ class Spool:
         with self._lock:
             rows = self._db.rows("SELECT event_id, topic, payload FROM open_events ORDER BY since")
         return [OpenEvent(*row) for row in rows]
+
+    def forget_event(self, event_id: str) -> None:
+        """An open event of which nobody can tell the end: what is known of it cannot be read.
+
+        Raises:
+            DatabaseError: the disk fails.
+        """
+        with self._lock, self._db.transaction():
+            self._db.change("DELETE FROM open_events WHERE event_id = ?", (event_id,))
 
     def close(self) -> None:
         """Let go of the file. What waits stays in it."""

@@ -9,17 +9,20 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, Literal, Self, get_args
 
 import numpy as np
 import soundfile
 
+from agent.archive import RemoteFile, RemoteStream
 from agent.errors import RecordingError
 from agent.mono import Channel, to_mono
 from agent.values import AudioBlock, FloatArray
 
+Source = Path | RemoteFile
 PcmFormat = Literal["u8", "s16le", "s24le", "s32le", "f32le"]
 
 PCM_FORMATS: tuple[str, ...] = get_args(PcmFormat)
@@ -141,20 +144,65 @@ class Recording:
         self.problem = self.problem or f"{self.name}: {problem}"
 
 
-def open_recording(path: Path, channel: Channel = "mix", *, first_sample: int = 0) -> Recording:
-    """Open a file that libsndfile can read.
+def open_recording(source: Source, channel: Channel = "mix", *, first_sample: int = 0) -> Recording:
+    """Open a recording that libsndfile can read.
 
     A file that was cut short (a recorder that lost power) opens, and its `problem` says so. Of WAV and Ogg that is
     known here, of FLAC and MP3 at the end of `blocks`; of other formats libsndfile does not tell.
 
     Args:
-        path: the file.
+        source: a file, or an address.
         channel: counted from 1, or the mean of all.
         first_sample: where its blocks begin; other than 0 only for what is `seekable`.
 
     Raises:
         RecordingError: no such file, not a file, empty, not audio, no samples, an impossible rate, no such channel.
     """
+    opened, stream = ExitStack(), None
+    try:
+        if isinstance(source, RemoteFile):
+            stream = source.open()
+            opened.callback(stream.close)
+            file, damage = _sound_in(stream, source)
+        else:
+            file, damage = _sound_of(source)
+        opened.callback(file.close)
+        _check_length(str(source), file.frames, damage)
+        if first_sample:
+            file.seek(first_sample)
+
+        def read(n: int) -> FloatArray:
+            try:
+                samples: FloatArray = file.read(n, dtype="float32", always_2d=True)
+            finally:
+                if stream is not None and stream.error is not None:
+                    raise stream.error
+            return samples
+
+        known = file.frames < _FRAMES_UNKNOWN
+        recording = Recording(
+            str(source),
+            sample_rate_hz=file.samplerate,
+            n_channels=file.channels,
+            n_samples=file.frames if known else None,
+            channel=channel,
+            read=read,
+            close=opened.close,
+            seekable=known and file.seekable() and file.subtype.startswith(_EXACT_SUBTYPES),
+            first_sample=first_sample,
+        )
+    except (RecordingError, soundfile.LibsndfileError) as error:
+        opened.close()
+        if isinstance(error, RecordingError):
+            raise
+        raise RecordingError(f"{source}: cannot be read from sample {first_sample} on ({_reason(error)})") from error
+    if damage:
+        recording._note(damage)
+    return recording
+
+
+def _sound_of(path: Path) -> tuple[soundfile.SoundFile, str | None]:
+    """A file for libsndfile, and what its frame says is wrong with it."""
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -163,39 +211,31 @@ def open_recording(path: Path, channel: Channel = "mix", *, first_sample: int = 
             raise RecordingError(f"{path}: is not a regular file, expected a recording; streams come by standard input")
         if size == 0:
             raise RecordingError(f"{path}: is empty (0 bytes), expected a recording")
-        damage = _damage(path, size)
+        with path.open("rb") as file:
+            damage = _damage(str(path), file, size)
     except OSError as error:
         raise RecordingError(f"{path}: cannot be opened ({error.strerror})") from error
+    return _by_libsndfile(os.fsencode(path), str(path)), damage
+
+
+def _sound_in(stream: RemoteStream, source: RemoteFile) -> tuple[soundfile.SoundFile, str | None]:
+    """The same of an address."""
+    size = stream.seek(0, os.SEEK_END)
+    if stream.error is not None:
+        raise RecordingError(f"{source}: cannot be read ({stream.error})")
+    if size == 0:
+        raise RecordingError(f"{source}: is empty (0 bytes), expected a recording")
+    stream.seek(0)
+    damage = _damage(str(source), stream, size)
+    stream.seek(0)
+    return _by_libsndfile(stream, str(source)), damage
+
+
+def _by_libsndfile(file: bytes | RemoteStream, name: str) -> soundfile.SoundFile:
     try:
-        file = soundfile.SoundFile(os.fsencode(path))
+        return soundfile.SoundFile(file)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: *.raw, which says nothing about itself
-        raise RecordingError(f"{path}: not a recording that libsndfile can read ({_reason(error)})") from error
-    if file.frames == 0:
-        file.close()
-        raise RecordingError(f"{path}: holds no samples" + (f"; {damage}" if damage else ""))
-    known = file.frames < _FRAMES_UNKNOWN
-    try:
-        if first_sample:
-            file.seek(first_sample)
-        recording = Recording(
-            str(path),
-            sample_rate_hz=file.samplerate,
-            n_channels=file.channels,
-            n_samples=file.frames if known else None,
-            channel=channel,
-            read=lambda n: file.read(n, dtype="float32", always_2d=True),
-            close=file.close,
-            seekable=known and file.seekable() and file.subtype.startswith(_EXACT_SUBTYPES),
-            first_sample=first_sample,
-        )
-    except (RecordingError, soundfile.LibsndfileError) as error:
-        file.close()
-        if isinstance(error, RecordingError):
-            raise
-        raise RecordingError(f"{path}: cannot be read from sample {first_sample} on ({_reason(error)})") from error
-    if damage:
-        recording._note(damage)
-    return recording
+        raise RecordingError(f"{name}: not a recording that libsndfile can read ({_reason(error)})") from error
 
 
 def write_recording(path: Path, samples: FloatArray, sample_rate_hz: int) -> None:
@@ -262,6 +302,11 @@ def raw_pcm(
     return recording
 
 
+def _check_length(name: str, n_samples: int, damage: str | None) -> None:
+    if n_samples == 0:
+        raise RecordingError(f"{name}: holds no samples" + (f"; {damage}" if damage else ""))
+
+
 def _check_rate(name: str, sample_rate_hz: int) -> None:
     if not SAMPLE_RATE_MIN_HZ <= sample_rate_hz <= SAMPLE_RATE_MAX_HZ:
         raise RecordingError(
@@ -318,22 +363,21 @@ _OGG_PAGE_BYTES = 65_307  # the longest page, RFC 3533
 _OGG_END_OF_STREAM = 4
 
 
-def _damage(path: Path, size: int) -> str | None:
+def _damage(name: str, file: BinaryIO | RemoteStream, size: int) -> str | None:
     """What a file's frame says is wrong with it, where libsndfile would pass over it in silence or call it odd names.
 
     Raises:
         RecordingError: a WAV header with an impossible sample rate.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] in {b"RIFF", b"RIFX", b"RF64"} and head[8:] == b"WAVE":
-            return _wav_damage(path, file, size, ">" if head[:4] == b"RIFX" else "<")
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - 2 * _OGG_PAGE_BYTES))
-            tail = file.read()
-            if not _ends_ogg(tail[max(0, tail.rfind(b"OggS")) :]):
-                return "truncated, the Ogg page that ends the stream is not whole"
+    head = file.read(12)
+    if head[:4] in {b"RIFF", b"RIFX", b"RF64"} and head[8:] == b"WAVE":
+        return _wav_damage(name, file, size, ">" if head[:4] == b"RIFX" else "<")
+    if head[:4] == b"OggS":
+        file.seek(max(0, size - 2 * _OGG_PAGE_BYTES))
+        tail = file.read()
+        if not _ends_ogg(tail[max(0, tail.rfind(b"OggS")) :]):
+            return "truncated, the Ogg page that ends the stream is not whole"
     return None
 
 
@@ -346,7 +390,7 @@ def _ends_ogg(last_page: bytes) -> bool:
     return whole and bool(last_page[5] & _OGG_END_OF_STREAM)
 
 
-def _wav_damage(path: Path, file: BinaryIO, size: int, order: str) -> str | None:
+def _wav_damage(path: str, file: BinaryIO | RemoteStream, size: int, order: str) -> str | None:
     """Hold the chunks of a WAV file against its size.
 
     Source: Microsoft, Multimedia Programming Interface 1.0 (RIFF); EBU Tech 3306 (RF64).
@@ -367,7 +411,7 @@ def _wav_damage(path: Path, file: BinaryIO, size: int, order: str) -> str | None
             return None
         content = file.read(min(n, 64))
         if name == b"fmt " and len(content) >= 8:
-            _check_rate(str(path), struct.unpack(f"{order}I", content[4:8])[0])
+            _check_rate(path, struct.unpack(f"{order}I", content[4:8])[0])
         if name == b"ds64" and len(content) >= 16:
             long_data_size = struct.unpack("<Q", content[8:16])[0]
         file.seek(n + n % 2 - len(content), os.SEEK_CUR)
@@ -427,7 +471,7 @@ _DIGITS = re.compile(r"(?<![0-9A-Za-z])(\d{14}|\d{13}|\d{10})(?=[ZT]?(?![0-9A-Za
 _FIRST_YEAR, _LAST_YEAR = 2000, 2099
 
 
-def start_time_from_name(path: Path) -> datetime | None:
+def start_time_from_name(path: PurePath) -> datetime | None:
     """When a recording starts, if its name says so; UTC.
 
     Known forms, alone or with other words around them: `20260101_120000` (AudioMoth, Song Meter), `20260101120000`,

@@ -1,8 +1,9 @@
 """Other processes that judge recordings, so that a replay uses more than one core.
 
-In: files. Out: their predictions, file after file and in the order of time; events are made of them in one process, as
-ever. Called on the main thread, by `replay` and `cli`. A long recording is heard in parts, each from where a stream can
-be joined: so the predictions are those of one process, to the last bit.
+In: recordings. Out: their predictions, one recording after the other and in the order of time; events are made of them
+in one process, as ever. Called on the main thread, by `replay` and `cli`. A long recording is heard in parts, each from
+where a stream can be joined: so the predictions are those of one process, to the last bit. Who judges the parts is a
+`Crew`: processes of this machine, or a cluster (`agent.cluster`).
 """
 
 import itertools
@@ -17,8 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.synchronize import Event
-from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from agent.errors import AgentError, RecordingError
 from agent.mono import Channel
 from agent.resampler import LEAD_S
 from agent.values import AudioBlock, FloatArray, Prediction
-from agent.wavfile import Recording, open_recording
+from agent.wavfile import Recording, Source, open_recording
 
 WORTH_S = (
     600.0  # of sound for each process: the default model judges it in about the time that a process takes to start
@@ -52,7 +52,7 @@ class Part:
         lead: samples at its begin that still belong to the part before; none for the first.
     """
 
-    file: Path
+    file: Source
     channel: Channel
     begin: int
     end: int | None
@@ -81,7 +81,7 @@ class Judged:
     n_invalid_samples: int
 
 
-def worthwhile(files: Sequence[Path], channel: Channel) -> int:
+def worthwhile(files: Sequence[Source], channel: Channel) -> int:
     """How many processes pay for so much sound; not more than there are cores for this one."""
     most = len(os.sched_getaffinity(0))
     total_s = 0.0
@@ -96,27 +96,81 @@ def worthwhile(files: Sequence[Path], channel: Channel) -> int:
     return max(1, min(most, int(total_s / WORTH_S)))
 
 
-class Workers:
-    """Processes that judge what comes next, while the caller makes events of what they judged before.
+class Crew(Protocol):
+    """Who judges parts, in any order.
+
+    Attributes:
+        n: how many parts it judges at once.
+    """
+
+    n: int
+
+    def submit(self, part: Part) -> Future[Judged]:
+        """Have a part judged."""
+
+    def broken(self, error: BaseException) -> AgentError | None:
+        """What to tell if this came instead of a part; None for an error that is the part's own."""
+
+    def close(self) -> None:
+        """Stop working; what is not done is not wanted."""
+
+
+def judging_alone(config: Config) -> Config:
+    """What those who judge need of the configuration: no secrets, and one thread for each."""
+    inference = config.inference.model_copy(update={"num_threads": 1})
+    return Config(model=config.model, inference=inference, events=config.events)
+
+
+class Processes:
+    """Processes of this machine.
 
     Args:
-        judge: each process makes its own from the same configuration, with one thread.
-        n: how many processes.
+        config: each process makes its own judge of it.
+        n: how many.
+    """
+
+    def __init__(self, config: Config, n: int) -> None:
+        context = multiprocessing.get_context("spawn")  # forked LiteRT threads would hang
+        self.n = n
+        self._stopped = context.Event()
+        self._pool = ProcessPoolExecutor(n, context, _begin, (judging_alone(config), self._stopped))
+
+    def submit(self, part: Part) -> Future[Judged]:
+        """Have a part judged."""
+        # A child keeps this mask: Ctrl-C goes to the whole process group, and it is the parent's to stop.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.submit(_judge, part)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def broken(self, error: BaseException) -> AgentError | None:
+        """A process has died."""
+        if isinstance(error, BrokenProcessPool):
+            return AgentError("a process that judges recordings has ended, expected it to go on (out of memory?)")
+        return None
+
+    def close(self) -> None:
+        """Stop working; what is not done is not wanted."""
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Workers:
+    """A crew judges what comes next, while the caller makes events of what it judged before.
+
+    Args:
+        judge: as the crew's.
+        crew: is closed in the end.
         files: in the order in which `predictions` will be asked for.
         channel: of all files.
         stop: once set, a process that has ended is no error: the signal may have gone to all of them.
     """
 
-    def __init__(self, judge: Judge, n: int, files: Sequence[Path], channel: Channel, *, stop: Stop) -> None:
-        context = multiprocessing.get_context("spawn")  # forked LiteRT threads would hang
-        config = judge.config
-        one_thread = config.inference.model_copy(update={"num_threads": 1})
-        self._stopped = context.Event()
-        self._pool = ProcessPoolExecutor(
-            n, context, _begin, (config.model_copy(update={"inference": one_thread}), self._stopped)
-        )
+    def __init__(self, judge: Judge, crew: Crew, files: Sequence[Source], channel: Channel, *, stop: Stop) -> None:
+        self._crew = crew
         self._stop = stop
-        self._most = n * PARTS_AHEAD
+        self._most = crew.n * PARTS_AHEAD
         self._numbers = {str(file): number for number, file in enumerate(files)}
         self._parts = (part for file in files for part in self._parts_of(file, channel, judge.join_period_s))
         self._waiting: deque[tuple[int, Future[Judged]]] = deque()  # number of the file, what becomes of a part
@@ -126,8 +180,7 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._pool.shutdown(cancel_futures=True)
+        self._crew.close()
 
     def predictions(
         self, recording: Recording, analysed: Callable[[int], None] = lambda _samples: None
@@ -162,12 +215,13 @@ class Workers:
             self._fill()
             try:
                 judged = answer.result()
-            except BrokenProcessPool as error:
+            except BaseException as error:
+                broken = self._crew.broken(error)
+                if broken is None:
+                    raise
                 if self._stop.is_set():
                     return
-                raise AgentError(
-                    "a process that judges recordings has ended, expected it to go on (out of memory?)"
-                ) from error
+                raise broken from error
             ended = judged.ended
             recording.problem = recording.problem or judged.problem
             recording.n_invalid_samples += judged.n_invalid_samples
@@ -178,14 +232,9 @@ class Workers:
 
     def _fill(self) -> None:
         for part in itertools.islice(self._parts, self._most - len(self._waiting)):
-            # A child keeps this mask: Ctrl-C goes to the whole process group, and it is the parent's to stop.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                self._waiting.append((self._numbers[str(part.file)], self._pool.submit(_judge, part)))
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self._waiting.append((self._numbers[str(part.file)], self._crew.submit(part)))
 
-    def _parts_of(self, file: Path, channel: Channel, period_s: int) -> Iterator[Part]:
+    def _parts_of(self, file: Source, channel: Channel, period_s: int) -> Iterator[Part]:
         """The parts of one file; none if it is to be judged here, or cannot be opened, which is said there."""
         try:
             with open_recording(file, channel) as recording:
@@ -207,14 +256,28 @@ class Workers:
 # --- in the other processes ----------------------------------------------------------------------------------------
 
 
-class _Worker:
-    """What a process needs for every part."""
+class Worker:
+    """What judges part after part; for one thread.
 
-    def __init__(self, config: Config, stopped: Event) -> None:
+    Args:
+        config: as `judging_alone` gives it.
+        stopped: asked now and then; a part that is not wanted any more ends there.
+
+    Attributes:
+        model_sha256: which model it judges by.
+    """
+
+    def __init__(self, config: Config, stopped: Callable[[], bool]) -> None:
         self._judge = Judge(config)
         self._stopped = stopped
+        self.model_sha256 = self._judge.model.sha256
 
     def judge(self, part: Part) -> Judged:
+        """Judge a part.
+
+        Raises:
+            RecordingError: the recording cannot be opened.
+        """
         try:
             recording = open_recording(part.file, part.channel, first_sample=part.begin)
         except RecordingError as error:
@@ -230,7 +293,7 @@ class _Worker:
         def blocks() -> Iterator[AudioBlock]:
             nonlocal until, n_invalid
             for block in _blocks_of(part, recording):
-                if self._stopped.is_set():
+                if self._stopped():
                     return
                 until = block.first_sample + len(block.samples)
                 if part.end is None or until <= part.end:
@@ -280,7 +343,7 @@ def _blocks_of(part: Part, recording: Recording) -> Iterator[AudioBlock]:
         yield from recording.blocks()
 
 
-_worker: _Worker
+_worker: Worker
 
 
 def _begin(config: Config, stopped: Event) -> None:
@@ -289,7 +352,7 @@ def _begin(config: Config, stopped: Event) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _worker = _Worker(config, stopped)
+    _worker = Worker(config, stopped.is_set)
 
 
 def _end_with(parent: int) -> None:

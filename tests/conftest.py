@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # As `urbansound` itself does: with more threads BLAS rounds differently, and what runs here and there is compared.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -17,6 +18,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What hears sound in real time, or trains a network.
 SLOW_FIXTURES = {"sound_server", "trained"}
+
+# The same examples each time, as many as a test can wait for. For more: HYPOTHESIS_EXAMPLES=10000.
+settings.register_profile(
+    "ours",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "40")),
+)
+settings.load_profile("ours")
 
 pytest_plugins = ["tests.broker", "tests.commands", "tests.sound_server", "tests.street"]
 

@@ -320,6 +320,24 @@ def test_an_event_that_a_crash_left_open_is_ended_at_the_next_start(
         assert len(again.spool) == 0, "it is ended once"
 
 
+def test_an_open_event_that_cannot_be_read_any_more_does_not_keep_the_agent_from_starting(
+    judge: Judge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bit flipped in what was last told about it: it is said and forgotten, and the others get their end."""
+    config = Config.model_validate({"spool": {"path": str(tmp_path / "spool.sqlite")}})
+    crashed = Outbox(config, judge, environment={}, stop=Stop())
+    crashed.spool.append(TOPIC, lambda _: b'{"schema":"urbanso\xf5nd.event/1"', event_id="damaged")
+    crashed.teller(RATE_HZ, recording_timeline(START, RATE_HZ))(event("start"))
+    crashed.spool.close()
+
+    restarted = Outbox(config, judge, environment={}, stop=Stop())
+
+    assert "event.unreadable event_id=damaged" in caplog.text
+    assert restarted.spool.open_events() == []
+    assert json.loads(restarted.spool.oldest(10)[-1].payload)["end_reason"] == "interrupted"
+    restarted.spool.close()
+
+
 def test_a_replay_does_not_push_the_sensor_from_the_broker(
     broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
 ) -> None:

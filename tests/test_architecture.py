@@ -18,7 +18,9 @@ MAY_IMPORT = {
     "mono": {"values"},
     "portaudio": {"errors", "mono", "values"},
     "capture": {"errors", "mono", "portaudio", "ring", "values"},
-    "wavfile": {"errors", "mono", "values"},
+    "archive": {"errors"},
+    "wavfile": {"archive", "errors", "mono", "values"},
+    "parquet": {"errors"},
     "ring": {"values"},
     "fourier": {"values"},
     "resampler": {"values"},
@@ -45,17 +47,21 @@ MAY_IMPORT = {
     # The builder; then the two ways to run what it built, and what a person sees.
     "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
+    "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
     "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
     | {"pace", "pipeline", "ring", "values"},
     "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
-    "cli": {"app", "bench", "broker", "clock", "config", "errors", "logs", "messages", "portaudio"}
-    | {"progress", "replay", "sensor", "values", "wavfile", "workers"},
+    "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "logs", "messages"}
+    | {"parquet", "portaudio", "progress", "replay", "sensor", "values", "wavfile", "workers"},
 }
 
 OWNERS = {
     "sounddevice": "portaudio",
     "soundfile": "wavfile",
+    "fsspec": "archive",
+    "pyarrow": "parquet",
+    "distributed": "cluster",
     "scipy": "fourier",
     "soxr": "resampler",
     "ai_edge_litert": "inference",

@@ -132,6 +132,14 @@ def test_a_file_that_is_not_text_is_refused(config_file: Path) -> None:
         load_config(config_file, {})
 
 
+def test_a_file_that_never_ends_is_refused(config_file: Path) -> None:
+    """Thousands of brackets are an error of the file, not of the agent; in the environment they are a text."""
+    assert "is nested too deep" in problem_with(config_file, f"node = {'[' * 3000}")
+
+    with pytest.raises(ConfigError, match=r"with URBANSOUND_NODE__ID: node\.id = "):
+        load_config(None, {"URBANSOUND_NODE__ID": "[" * 3000})
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """A file that is not there is an error: the agent does not quietly run with defaults."""
     with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read \(No such file or directory\)"):

@@ -441,3 +441,27 @@ def test_the_log_says_what_was_taken_over(path: Path, caplog: pytest.LogCaptureF
 
     assert f"ledger.damaged file={path} reason=a reason" in caplog.text
     assert f"ledger.set_aside file={path}.aside-1 rows_taken_over=3" in caplog.text  # two hours and the counter
+
+
+def test_damaged_bytes_in_an_error_of_sqlite_are_damage(path: Path) -> None:
+    """SQLite quotes a schema that it cannot read, and Python cannot decode the quotation: the file is set aside."""
+    database = Database(path, LAYOUT)
+    put(database, 1)
+    database.close()
+    raw = path.read_bytes()
+    at = raw.index(b"CREATE TABLE hours")
+    path.write_bytes(raw[:at] + b"CREATE \x82ABLE hours" + raw[at + 18 :])
+
+    database = Database(path, LAYOUT)
+
+    assert hours_in(database) == []
+    assert path.with_name(f"{path.name}.aside-1").is_file()
+    database.close()
+
+
+def test_a_text_that_is_none_any_more_is_read_all_the_same(database: Database) -> None:
+    """A bit that flipped inside a text passes SQLite's check: the row is read, and its owner judges it."""
+    with database.transaction():
+        database.change("INSERT INTO hours VALUES (1, CAST(x'66ff6f' AS TEXT))")
+
+    assert database.rows("SELECT note FROM hours") == [("f\ufffdo",)]

@@ -182,7 +182,9 @@ def test_an_event_that_a_crash_cut_short_ends_where_it_was_last_heard() -> None:
     speaker.tell(START)
     last = speaker.tell(UPDATE).payload(2)
 
-    end = json.loads(interrupted_end(last)(3))
+    worded = interrupted_end(last)
+    assert worded is not None
+    end = json.loads(worded(3))
 
     assert end == json.loads(last) | {
         "seq": 3,

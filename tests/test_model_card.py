@@ -109,7 +109,9 @@ def test_a_folder_without_a_card_is_found(folder: Path, missing: str) -> None:
     assert problem_with(folder) == f"model folder {folder}: cannot read model.json (No such file or directory)"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000], ids=lambda content: repr(content[:4])
+)
 def test_a_card_that_is_not_json_is_found(folder: Path, content: bytes) -> None:
     """A broken card is an error with its path, not a crash."""
     (folder / "model.json").write_bytes(content)
@@ -155,8 +157,19 @@ def test_a_card_that_is_not_json_is_found(folder: Path, content: bytes) -> None:
         ),
         pytest.param(
             lambda card: card["front_end"].update(mel_max_hz=9000.0),
-            "expected rising and at most 8000.0 Hz",
+            "expected rising by 1 Hz or more and at most 8000.0 Hz",
             id="mel range",
+        ),
+        pytest.param(
+            lambda card: card["front_end"].update(mel_min_hz=8000.0 - 1e-9),
+            "expected rising by 1 Hz",
+            id="no mel range",
+        ),
+        pytest.param(
+            lambda card: card["front_end"].update(fft_length=10**9), "front_end.fft_length = 1000000000", id="memory"
+        ),
+        pytest.param(
+            lambda card: card["front_end"].update(level_min_db=-1e30), "front_end.level_min_db = -1e+30", id="level"
         ),
         pytest.param(
             lambda card: card["front_end"].update(fft_length=512), "fft_length = 512, expected at least", id="fft"

@@ -105,6 +105,21 @@ def test_messages_arrive_in_order_and_are_then_forgotten(
     assert (publisher.delivery().delivered, publisher.delivery().queued) == (300, 0)
 
 
+@pytest.mark.parametrize("damaged", ["", "urbansound/+/street/event", "a\0b", "#", "x" * 70_000])
+def test_what_can_be_no_topic_does_not_hold_up_the_others(
+    spool: Spool, broker: Broker, subscribe: SubscriberFactory, publish: PublisherFactory, damaged: str
+) -> None:
+    """A row that a bad card has changed would cost every connection: it is said and dropped, the others arrive."""
+    subscriber = subscribe(broker.options())
+    fill(spool, 2)
+    fill(spool, 1, damaged)
+    fill(spool, 2)
+    publish(broker.options())
+
+    assert subscriber.wait_for_seqs({1, 2, 4, 5}, EVENT) == [1, 2, 4, 5]
+    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+
+
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_either_version_of_mqtt_delivers(
     spool: Spool,

@@ -3,7 +3,6 @@
 import random
 import threading
 import time
-from collections import deque
 
 import numpy as np
 import pytest
@@ -25,58 +24,6 @@ def read(ring: Ring, max_samples: int = 1_000_000) -> AudioBlock:
     block = ring.read(AT_ONCE, max_samples)
     assert block is not None
     return block
-
-
-class RingModel:
-    """What a ring should do, as simply as it can be said: a list of samples with their indices."""
-
-    def __init__(self, capacity_samples: int) -> None:
-        self.kept: deque[tuple[int, float]] = deque(maxlen=capacity_samples)
-        self.written = self.index = self.read_index = self.n_read = 0
-
-    def write(self, samples: FloatArray, lost_before: int) -> None:
-        self.index += lost_before
-        for value in samples:
-            self.kept.append((self.index, float(value)))
-            self.index += 1
-            self.written += 1
-
-    def read(self, max_samples: int) -> tuple[list[float], int, int] | None:
-        if not self.kept:
-            return None
-        first = self.kept[0][0]
-        values: list[float] = []
-        while self.kept and len(values) < max_samples and self.kept[0][0] == first + len(values):
-            values.append(self.kept.popleft()[1])
-        lost_before = first - self.read_index
-        self.read_index = first + len(values)
-        self.n_read += len(values)
-        return values, first, lost_before
-
-    @property
-    def lost(self) -> int:
-        return self.index - self.n_read - len(self.kept)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_ring_does_what_a_plain_list_would(seed: int) -> None:
-    """However writes, reads and losses alternate, each block is the one that a plain list of samples gives."""
-    chance = random.Random(seed)
-    capacity = chance.choice([1, 2, 7, 64, 1000])
-    ring, model = Ring(capacity), RingModel(capacity)
-    for _ in range(400):
-        if chance.random() < 0.6:
-            samples = ramp(model.index, chance.randrange(0, 2 * capacity + 2))
-            lost_before = chance.choice([0, 0, 0, 1, 3, 10_000_000_000])
-            ring.write(samples, lost_before)
-            model.write(samples, lost_before)
-        else:
-            max_samples = chance.randrange(1, 2 * capacity + 2)
-            expected = model.read(max_samples)
-            block = ring.read(AT_ONCE, max_samples)
-            actual = None if block is None else (block.samples.tolist(), block.first_sample, block.lost_before)
-            assert actual == expected
-        assert (ring.written, ring.waiting, ring.lost) == (model.written, len(model.kept), model.lost)
 
 
 def test_a_loss_of_the_device_is_told_and_never_spliced() -> None:

@@ -1,10 +1,12 @@
 """The outbox on disk."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -273,3 +275,15 @@ def test_two_threads_can_use_it_at_once(spool: Spool) -> None:
 
     assert taken == list(range(1, 501))
     assert (len(spool), waiting(spool)) == (0, [])
+
+
+def test_counters_that_a_bad_card_has_changed_are_begun_anew(path: Path) -> None:
+    """The count goes on after the highest number that waits, and messages can be appended."""
+    with Spool(path, max_messages=1000) as before:
+        for _ in range(3):
+            before.append(TOPIC, numbered)
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE counters SET name = 's' WHERE name = 'seq'")
+
+    with Spool(path, max_messages=1000) as after:
+        assert after.append(TOPIC, numbered) == 4

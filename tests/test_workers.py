@@ -16,7 +16,7 @@ from agent.errors import AgentError
 from agent.replay import classify, replay
 from agent.values import FloatArray, Prediction
 from agent.wavfile import Recording, open_recording
-from agent.workers import PARTS_AHEAD, WORTH_S, Workers, worthwhile
+from agent.workers import PARTS_AHEAD, WORTH_S, Processes, Workers, worthwhile
 from tests.broker import wait_until
 from tests.commands import CommandFactory
 
@@ -81,7 +81,7 @@ def test_several_processes_judge_as_one_does(street: Path, judge: Judge) -> None
     """Every window of every recording gets the same likelihoods to the last bit, and what is wrong is said once."""
     files = [file for file in sorted(street.iterdir()) if file.name != "f-none.wav"]
 
-    with Workers(judge, 2, files, "mix", stop=Stop()) as workers:
+    with Workers(judge, Processes(judge.config, 2), files, "mix", stop=Stop()) as workers:
         for file in files:
             with open_recording(file) as here, open_recording(file) as there:
                 assert judged_by(workers, there) == judged_here(here, judge)
@@ -96,7 +96,7 @@ def test_both_forms_and_other_hops_and_channels(street: Path) -> None:
     config = Config(inference=InferenceConfig(form="windowed", window_hop_s=0.2))
     judge, file = Judge(config), street / "d-spoilt.wav"
 
-    with Workers(judge, 2, [file], 2, stop=Stop()) as workers, open_recording(file, 2) as here:
+    with Workers(judge, Processes(judge.config, 2), [file], 2, stop=Stop()) as workers, open_recording(file, 2) as here:
         with open_recording(file, 2) as there:
             assert judged_by(workers, there) == judged_here(here, judge)
         assert there.n_invalid_samples == 0
@@ -118,7 +118,7 @@ def test_events_and_labels_are_those_of_one_process(street: Path, judge: Judge) 
         assert prediction is not None
         return prediction.likelihoods.tobytes()
 
-    with Workers(judge, 2, files, "mix", stop=Stop()) as workers:
+    with Workers(judge, Processes(judge.config, 2), files, "mix", stop=Stop()) as workers:
         assert events_of(files[0], workers) == events_of(files[0], None) != []
         assert events_of(files[2], workers) == events_of(files[2], None)
         assert label_of(files[4], workers) == label_of(files[4], None)
@@ -134,7 +134,7 @@ def test_what_cannot_be_shared_is_judged_here(judge: Judge, tmp_path: Path, monk
         soundfile.write(file, sound(duration_s), RATE_HZ)
 
     with (
-        Workers(judge, 2, files, "mix", stop=Stop()) as shared,
+        Workers(judge, Processes(judge.config, 2), files, "mix", stop=Stop()) as shared,
         open_recording(files[0]) as long,
         open_recording(files[1]) as short,
     ):
@@ -159,7 +159,10 @@ def test_processes_do_not_run_far_ahead(judge: Judge, tmp_path: Path) -> None:
     """Of a recording of a day, only a few parts are on the way at any time: memory does not grow with its length."""
     day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
 
-    with Workers(judge, 2, [day], "mix", stop=Stop()) as workers, open_recording(day) as recording:
+    with (
+        Workers(judge, Processes(judge.config, 2), [day], "mix", stop=Stop()) as workers,
+        open_recording(day) as recording,
+    ):
         predictions = workers.predictions(recording)
         assert predictions is not None
         for _ in range(3000):
@@ -171,7 +174,10 @@ def test_a_process_that_dies_is_said(judge: Judge, tmp_path: Path) -> None:
     """When the system kills a process, the replay does not wait for it."""
     day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
 
-    with Workers(judge, 1, [day], "mix", stop=Stop()) as workers, open_recording(day) as recording:
+    with (
+        Workers(judge, Processes(judge.config, 1), [day], "mix", stop=Stop()) as workers,
+        open_recording(day) as recording,
+    ):
         predictions = workers.predictions(recording)
         assert predictions is not None
         next(predictions)

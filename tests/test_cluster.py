@@ -1,0 +1,165 @@
+"""Promises of `agent.cluster`: a Dask cluster judges, and nobody can tell it from what is told."""
+
+import os
+import signal
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import distributed
+import numpy as np
+import pytest
+import soundfile
+
+from agent.app import Judge, Stop
+from agent.cluster import Cluster, judge_part
+from agent.config import Config, MqttConfig
+from agent.errors import AgentError, ClusterError, ModelError
+from agent.replay import replay
+from agent.values import FloatArray, SoundEvent
+from agent.wavfile import Source, open_recording
+from agent.workers import Part, Workers, judging_alone
+from tests.broker import free_port
+from tests.commands import Caller
+
+RATE_HZ = 8_000
+LONG_S = 610.3  # six parts
+
+
+def wails(duration_s: float) -> FloatArray:
+    """Wails that come and go: events."""
+    rng = np.random.default_rng(8)
+    times_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
+    levels = 10.0 ** rng.uniform(-3.0, -0.5, round(duration_s) + 2)
+    wail = np.sin(2 * np.pi * (1000.0 * times_s + 60.0 * np.sin(2 * np.pi * 0.4 * times_s)))
+    mixed: FloatArray = (np.interp(times_s, np.arange(len(levels)), levels) * wail).astype(np.float32)
+    return mixed
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(Config())
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("street")
+    samples = wails(LONG_S)
+    soundfile.write(folder / "a-long.flac", samples, RATE_HZ)
+    soundfile.write(folder / "b-long.wav", np.roll(samples, 999), RATE_HZ)
+    soundfile.write(folder / "c-short.wav", samples[: 20 * RATE_HZ], RATE_HZ)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[distributed.LocalCluster]:
+    """A scheduler and two worker processes on this machine, each with two threads."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address=":0"
+    ) as cluster:
+        yield cluster
+
+
+def events_of(file: Source, judge: Judge, workers: Workers | None = None) -> list[str]:
+    events: list[SoundEvent] = []
+    with open_recording(file) as recording:
+        replay(recording, judge, events.append, stop=Stop(), workers=workers)
+    return [repr(event) for event in events]
+
+
+def test_a_killed_worker_changes_nothing(dask: distributed.LocalCluster, street: Path, judge: Judge) -> None:
+    """A worker process is killed while it judges: the same events as in one process, to the last bit."""
+    files: list[Source] = sorted(street.iterdir())
+    expected = [events_of(file, judge) for file in files]
+    victim = dask.workers[0].pid
+
+    with Workers(judge, Cluster(dask.scheduler_address, judge), files, "mix", stop=Stop()) as workers:
+        told = []
+        with open_recording(files[0]) as recording:
+            predictions = workers.predictions(recording)
+            assert predictions is not None
+            next(predictions)  # parts are judged now, by both
+            os.kill(victim, signal.SIGKILL)
+            assert sum(1 for _ in predictions) > 6000
+        told = [events_of(file, judge, workers) for file in files[1:]]
+
+    assert told == expected[1:]
+    assert sum(len(events) for events in told) > 2
+
+
+def test_the_command_gives_the_same_output(
+    dask: distributed.LocalCluster, street: Path, call: Caller, tmp_path: Path
+) -> None:
+    """`replay --dask`, recordings by path and by address: the events of one process, to the last byte."""
+    archive = tmp_path / "day.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in sorted(street.iterdir()):
+            packed.write(file, file.name)
+
+    alone = call("replay", "--jobs", "1", "--format", "csv", street)
+    shared = call("replay", "--dask", dask.scheduler_address, "--format", "csv", street)
+    packed_up = call("replay", "--dask", dask.scheduler_address, "--format", "csv", f"zip://*::file://{archive}")
+
+    assert alone.out.count("\n") > 2
+    assert shared == alone
+    assert packed_up.out.replace("zip://", f"{street}/").replace(f"::file://{archive}", "") == alone.out
+
+
+def test_no_cluster_is_said(judge: Judge) -> None:
+    """Nobody there, or nobody who works."""
+    with pytest.raises(ClusterError, match="no scheduler answers"):
+        Cluster(f"tcp://127.0.0.1:{free_port()}", judge)
+    with pytest.raises(ClusterError, match="no scheduler answers"):
+        Cluster("what://is this", judge)
+    with (
+        distributed.LocalCluster(n_workers=0, processes=True, host="127.0.0.1", dashboard_address=":0") as empty,
+        pytest.raises(ClusterError, match="has no workers"),
+    ):
+        Cluster(empty.scheduler_address, judge)
+
+
+def test_a_cluster_that_goes_away_is_said(street: Path, judge: Judge) -> None:
+    """The scheduler ends in the middle: an error that says so, not a wait for good."""
+    file = street / "a-long.flac"
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=":0"
+        ) as cluster,
+        Workers(judge, Cluster(cluster.scheduler_address, judge), [file], "mix", stop=Stop()) as workers,
+        open_recording(file) as recording,
+    ):
+        predictions = workers.predictions(recording)
+        assert predictions is not None
+        next(predictions)
+        cluster.close()
+        with pytest.raises(AgentError, match="the cluster does not go on"):
+            list(predictions)
+
+
+def test_workers_must_be_the_same_agent(judge: Judge, street: Path) -> None:
+    """Another model or another version on a worker would give other events: it is refused."""
+    config = judging_alone(judge.config).model_dump_json()
+    part = Part(street / "c-short.wav", "mix", 0, None, lead=0)
+
+    with pytest.raises(ModelError, match="a worker has a model with sha256"):
+        judge_part(config, "0" * 64, judge_part.__globals__["__version__"], part)
+    with pytest.raises(ModelError, match=r"version .* expected 9\.9"):
+        judge_part(config, judge.model.sha256, "9.9", part)
+
+
+def test_no_secret_leaves_for_a_cluster() -> None:
+    """What workers are told of the configuration is the model and the rules, not the broker and its password."""
+    secret = Config(mqtt=MqttConfig(host="broker.example", username="node", password="hush"))  # type: ignore[arg-type]
+
+    sent = judging_alone(secret).model_dump_json()
+
+    assert "hush" not in sent
+    assert "broker.example" not in sent
+
+
+def test_only_as_fast_as_it_goes(call: Caller, street: Path) -> None:
+    """A pace and a cluster exclude each other."""
+    said = call("replay", "--dask", "tcp://127.0.0.1:1", "--realtime", street)
+
+    assert (said.code, said.out) == (2, "")
+    assert "--dask tcp://127.0.0.1:1" in said.err
