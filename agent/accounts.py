@@ -14,15 +14,13 @@ from dataclasses import dataclass
 
 from agent.clock import Timeline, to_ns
 from agent.condition import Condition, Inspector, Run
-from agent.coverage import HOUR_NS, SECOND_NS, Kind, Ledger, Tally, duration_ns
+from agent.coverage import HOUR_NS, KIND_OF, SECOND_NS, Ledger, Tally, duration_ns
 from agent.hours import Hours, LastHeard
 from agent.values import AudioBlock, Gap, GapCause
 
 SETTLE_NS = 60 * SECOND_NS
 KEEP_S = 60.0
 MARGIN_NS = SECOND_NS  # what comes last before a device goes may still be on its way to the ledger
-
-_KINDS: dict[Condition, Kind] = {"heard": "heard", "zero": "silent", "constant": "silent", "clipped": "clipped"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +161,7 @@ class Accounts:
         for run in runs:
             ns = duration_ns(self._booked_sample, run.n_samples, self._rate_hz)
             self._booked_sample += run.n_samples
-            self._ledger.book(_KINDS[run.condition], ns)
+            self._ledger.book(KIND_OF[run.condition], ns)
             self._of_condition[run.condition] += ns
 
     def _balance(self, clock_ns: int) -> Balance:

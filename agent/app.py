@@ -31,7 +31,7 @@ from agent.values import EventRule, Gap, SoundEvent
 log = logging.getLogger(__name__)
 
 REPLAY_SPOOL_NAME = "replay-spool.sqlite"  # beside that of the sensor, which may be running
-COVERAGE_FILE = "coverage.sqlite"  # beside that, too
+COVERAGE_FILE_NAME = "coverage.sqlite"  # beside that, too
 DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
 
 
@@ -217,6 +217,11 @@ def broker_options(mqtt: MqttConfig, environment: Mapping[str, str]) -> broker.B
     )
 
 
+def coverage_file(config: Config) -> Path:
+    """Where the sensor keeps its hours."""
+    return config.spool.path.parent / COVERAGE_FILE_NAME
+
+
 class Outbox:
     """Spool and publisher of one node, joined: what is told here reaches the broker, sooner or later.
 
@@ -303,11 +308,6 @@ class Outbox:
         self._sample_rate_hz = sample_rate_hz
         self.publisher.announce_again()
         return tell
-
-    @property
-    def coverage_file(self) -> Path:
-        """Where the hours are kept: beside the spool."""
-        return self._config.spool.path.parent / COVERAGE_FILE
 
     def tell_gap(self, gap: Gap) -> None:
         """Put a gap into the spool; call it on the pipeline thread."""

@@ -13,6 +13,9 @@ from typing import Literal
 
 Kind = Literal["heard", "silent", "clipped", "lost"]
 
+# Of `condition.Condition`.
+KIND_OF: dict[str, Kind] = {"heard": "heard", "zero": "silent", "constant": "silent", "clipped": "clipped"}
+
 SECOND_NS = 10**9
 HOUR_NS = 3600 * SECOND_NS
 

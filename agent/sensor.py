@@ -14,7 +14,7 @@ import numpy as np
 
 from agent import pipeline
 from agent.accounts import Accounts
-from agent.app import Judge, Outbox, Stages, Stop, StopSignals
+from agent.app import Judge, Outbox, Stages, Stop, StopSignals, coverage_file
 from agent.capture import Microphone
 from agent.clock import Timeline, time_synced, to_ns, utc_now
 from agent.config import Config
@@ -46,6 +46,7 @@ class Sensor:
         judge: the model and the rules.
         outbox: where events go; open.
         stop: when to stop.
+        hours: where coverage is kept; closed in the end.
         ring_s: how far the analysis may fall behind.
         silent_s: without a sample for so long, an open event ends.
         give_up_s: when too little is captured or analysed for so long, the sensor leaves for a fresh start.
@@ -57,6 +58,7 @@ class Sensor:
         judge: Judge,
         outbox: Outbox,
         stop: Stop,
+        hours: Hours,
         *,
         ring_s: float,
         silent_s: float = SILENT_S,
@@ -71,7 +73,6 @@ class Sensor:
         self._give_up_s = give_up_s
         self._health = Health()
         started_s = time.monotonic()
-        hours = Hours(outbox.coverage_file)
         self._accounts = Accounts(hours, outbox.tell_gap, now_s=started_s, utc_ns=to_ns(utc_now()))
         self._lookout = Lookout(
             self._accounts,
@@ -264,7 +265,9 @@ def run_sensor(config: Config, environment: Mapping[str, str]) -> int:
     with StopSignals() as signals:
         try:
             with Outbox(config, judge, environment=environment, stop=signals.stop) as outbox:
-                sensor = Sensor(microphone, judge, outbox, signals.stop, ring_s=audio.ring_s)
+                sensor = Sensor(
+                    microphone, judge, outbox, signals.stop, Hours(coverage_file(config)), ring_s=audio.ring_s
+                )
                 sensor.run(Heartbeat(environment))
         except DeviceHungError as error:
             log.critical("sensor.hung reason=%s", error)

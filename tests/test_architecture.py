@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "hours": {"coverage", "database", "errors", "values"},
     "accounts": {"clock", "condition", "coverage", "hours", "values"},
     "liveness": set(),
+    "timesheet": {"clock", "condition", "coverage", "values"},
     "lookout": {"accounts", "capture", "clock", "coverage", "health", "liveness", "messages", "values"},
     "logs": set(),
     "progress": set(),
@@ -48,12 +49,12 @@ MAY_IMPORT = {
     "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
-    "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
+    "replay": {"app", "errors", "pipeline", "timesheet", "values", "wavfile", "workers"},
     "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
     | {"pace", "pipeline", "ring", "values"},
     "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
-    "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "logs", "messages"}
-    | {"parquet", "portaudio", "progress", "replay", "sensor", "values", "wavfile", "workers"},
+    "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs", "messages"}
+    | {"parquet", "portaudio", "progress", "replay", "sensor", "timesheet", "values", "wavfile", "workers"},
 }
 
 OWNERS = {

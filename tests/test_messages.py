@@ -24,8 +24,11 @@ from agent.messages import (
     finished_event_row,
     interrupted_end,
     read_event,
+    read_message,
+    told_gap,
+    watched_topics,
 )
-from agent.values import SoundEvent
+from agent.values import Gap, SoundEvent
 
 RATE_HZ = 48_000
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -340,3 +343,45 @@ def test_an_open_event_has_no_row() -> None:
     """Only what has ended is printed as finished."""
     with pytest.raises(ValueError, match="state start, expected end"):
         finished_event_row(START, sample_rate_hz=RATE_HZ, file="street.wav")
+
+
+# Gaps and health
+
+
+def test_a_gap_is_told_in_utc_and_adds_up() -> None:
+    """Start, end and duration agree to the millisecond, and the spool gives the number."""
+    start_ns = round(NOON.timestamp() * 1e9)
+    gap = Gap(start_ns + 400_000, start_ns + 2_500_700_000, 2_500_300_000, "device")
+
+    topic, payload = told_gap(gap, topics=Topics("urbansound", "node-07"), source="street", time_synced=True)
+
+    assert topic == "urbansound/node-07/street/gap"
+    assert json.loads(payload(9)) == {
+        "schema": "urbansound.gap/1",
+        "seq": 9,
+        "node": "node-07",
+        "source": "street",
+        "start": "2026-01-01T12:00:00.000Z",
+        "end": "2026-01-01T12:00:02.501Z",
+        "duration_s": 2.501,
+        "lost_s": 2.5,
+        "cause": "device",
+        "quality": {"time_synced": True},
+    }
+
+
+def test_a_reader_tells_messages_apart() -> None:
+    """Events, gaps and health are read as what they are; another schema is none of them."""
+    _, gap = told_gap(Gap(0, 10**9, 10**9, "dropped"), topics=Topics("a", "b"), source="c", time_synced=None)
+    event = teller().tell(START).payload(7)
+
+    read = [read_message(payload) for payload in (gap(1), event)]
+
+    assert [type(message).__name__ for message in read] == ["GapMessage", "EventMessage"]
+    assert read_message(gap(1).replace(b"gap/1", b"gap/2")) is None
+    assert read_message(b"online") is None
+
+
+def test_who_watches_hears_of_events_gaps_and_health() -> None:
+    """The filters are those of what happens, not of what is retained."""
+    assert watched_topics("city") == ("city/+/+/event", "city/+/+/gap", "city/+/health")

@@ -24,6 +24,7 @@ from agent.capture import Microphone
 from agent.config import Config
 from agent.errors import AgentError, DatabaseError, DeviceAwayError, DeviceHungError
 from agent.health import Heartbeat
+from agent.hours import Hours
 from agent.portaudio import StreamSettings
 from agent.sensor import Sensor
 from agent.values import FloatArray, Prediction, Window
@@ -498,8 +499,9 @@ class Running:
         self.stop = Stop()
         self.outbox = Outbox(config, judge, environment={}, stop=self.stop)
         microphone = Microphone(open_stream=card.open, backoff_s=(0.01, 0.01), close_deadline_s=close_deadline_s)
+        hours = Hours(folder / "coverage.sqlite")
         self.sensor = Sensor(
-            microphone, judge, self.outbox, self.stop, ring_s=60.0, silent_s=silent_s, give_up_s=give_up_s
+            microphone, judge, self.outbox, self.stop, hours, ring_s=60.0, silent_s=silent_s, give_up_s=give_up_s
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="main")
