@@ -25,12 +25,21 @@ class Aggregator:
     """
 
     def __init__(self, *, span_s: float, window_hop_s: float) -> None:
-        self._span_s, self._window_hop_s = span_s, window_hop_s
+        self._span_s, self._window_hop_s, self._factor = span_s, window_hop_s, 1
         self._windows: deque[tuple[int, NDArray[np.float64]]] = deque()  # where it begins, likelihoods
         self.widen(1)
 
+    def set_span(self, span_s: float) -> bool:
+        """From now on, sum over another span; give whether it is another."""
+        if span_s == self._span_s:
+            return False
+        self._span_s = span_s
+        self.widen(self._factor)
+        return True
+
     def widen(self, factor: int) -> None:
         """From now on, windows come so many hops apart."""
+        self._factor = factor
         # Half up: with hops of 0.1, 0.2 and 0.5 s, a span of 0.5 s is 5, 3 and 1 windows, centred within 0.1 s.
         n_windows = max(1, math.floor(self._span_s / (factor * self._window_hop_s) + 0.5))
         self._windows = deque(self._windows, maxlen=n_windows)

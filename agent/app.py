@@ -5,9 +5,11 @@ Called on the main thread, which afterwards looks after signals, health and syst
 
 import hashlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Self
 from agent import __version__, broker, messages
 from agent.aggregation import Aggregator
 from agent.clock import time_synced, utc_now
-from agent.config import Config, InferenceConfig, MqttConfig
+from agent.config import Config, EventsConfig, InferenceConfig, MqttConfig
 from agent.errors import BrokerError, ConfigError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd, join_period_s
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 REPLAY_SPOOL_NAME = "replay-spool.sqlite"  # beside that of the sensor, which may be running
 COVERAGE_FILE_NAME = "coverage.sqlite"  # beside that, too
+STDIN = 0
 DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
 
 
@@ -47,6 +50,11 @@ class Stages:
         """From now on, judge a window only each so many hops."""
         self.front_end.widen(factor)
         self.aggregator.widen(factor)
+
+    def change(self, judge: "Judge") -> list[SoundEvent]:
+        """From now on, judge by its rules; gives the ends of events whose rule is another."""
+        anew = self.aggregator.set_span(judge.span_s)
+        return self.detector.change(judge.rules, update_interval_s=judge.config.events.update_interval_s, anew=anew)
 
 
 class Judge:
@@ -70,13 +78,26 @@ class Judge:
         self.model.require_classifier()  # before the rules, which would say that there are no classes
         self.config = config
         card = self.model.card
-        rules = event_rules(card.events, card.labels, config.events.default, config.events.classes)
-        self.rules: dict[str, EventRule] = {
-            label: rule for label, rule in rules.items() if label != card.background_label
-        }
+        self.rules = _rules(card, config.events)
         self.stages(card.front_end.sample_rate_hz)  # what does not fit is said now, not when sound comes
         self.streams = _streams(card, config.inference)
         self.classifier = Classifier(self.model, num_threads=config.inference.num_threads, streaming=self.streams)
+
+    def under(self, config: Config) -> "Judge":
+        """The same model under another configuration of the events and of the broker.
+
+        Raises:
+            ConfigError: the rules do not fit the model.
+        """
+        other = copy(self)
+        other.config = config
+        other.rules = _rules(self.model.card, config.events)
+        return other
+
+    @property
+    def span_s(self) -> float:
+        """What likelihoods are summed over."""
+        return self.config.events.span_s or self.model.card.events.span_s
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -111,7 +132,7 @@ class Judge:
         hop_s = config.inference.window_hop_s
         return Stages(
             FrontEnd(card.front_end, capture_rate_hz=sample_rate_hz, window_hop_s=hop_s),
-            Aggregator(span_s=config.events.span_s or card.events.span_s, window_hop_s=hop_s),
+            Aggregator(span_s=self.span_s, window_hop_s=hop_s),
             EventDetector(
                 labels=card.labels,
                 rules=self.rules,
@@ -121,6 +142,16 @@ class Judge:
                 update_interval_s=config.events.update_interval_s,
             ),
         )
+
+
+def _rules(card: ModelCard, events: EventsConfig) -> dict[str, EventRule]:
+    """The rule of each class that is told."""
+    rules = event_rules(card.events, card.labels, events.default, events.classes)
+    rules.pop(card.background_label or "", None)
+    for label in events.labels or ():
+        if label not in rules:
+            raise ConfigError(f"events.labels: unknown class {label!r}, expected some of {', '.join(rules)}")
+    return {label: rule for label, rule in rules.items() if events.labels is None or label in events.labels}
 
 
 def _streams(card: ModelCard, inference: InferenceConfig) -> bool:
@@ -171,16 +202,25 @@ class Stop:
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a `Stop`; afterwards the old handlers are back."""
+    """Turns SIGINT and SIGTERM into a `Stop`; afterwards the old handlers are back.
 
-    def __init__(self) -> None:
+    Args:
+        on_hangup: called, from the handler, at SIGHUP; None leaves SIGHUP alone. The SIGHUP of a terminal that has gone
+            is a stop.
+    """
+
+    def __init__(self, on_hangup: Callable[[], None] | None = None) -> None:
         self.stop = Stop()
         self.received: int | None = None
+        self._on_hangup = on_hangup
+        self._had_terminal = os.isatty(STDIN)
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
+        if self._on_hangup is not None:
+            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._hang_up)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,6 +230,12 @@ class StopSignals:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
         self.stop.set()
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        if self._had_terminal and not os.isatty(STDIN):  # nobody is there any more who could stop the listening
+            self._note(number, frame)
+        elif self._on_hangup is not None:
+            self._on_hangup()
 
     @property
     def exit_code(self) -> int:
@@ -213,6 +259,7 @@ def broker_options(mqtt: MqttConfig, environment: Mapping[str, str]) -> broker.B
             mqtt.password.get_secret_value() if mqtt.password else None, mqtt.password_file, environment
         ),
         tls=broker.tls_context(tls.ca_file, tls.cert_file, tls.key_file) if tls.enabled else None,
+        tls_sha256=broker.tls_sha256(tls.ca_file, tls.cert_file, tls.key_file) if tls.enabled else None,
         keepalive_s=mqtt.keepalive_s,
     )
 
@@ -248,8 +295,7 @@ class Outbox:
         stop: Stop,
         replayed: bool = False,
     ) -> None:
-        self._config = config
-        self._judge = judge
+        self._site = (config, judge)  # in one, so that the publisher never sees one without the other
         self._stop = stop
         self._replayed = replayed
         self._failure: Exception | None = None
@@ -258,7 +304,7 @@ class Outbox:
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
         self._liveness: messages.LivenessPart | None = None
-        options = broker_options(config.mqtt, environment)
+        options = self._options = broker_options(config.mqtt, environment)
         spool_file = config.spool.path.parent / REPLAY_SPOOL_NAME if replayed else config.spool.path
         self.spool = Spool(spool_file, config.spool.max_messages)
         self._end_interrupted()
@@ -289,11 +335,12 @@ class Outbox:
 
     def teller(self, sample_rate_hz: int, utc_of: Callable[[int], datetime]) -> Callable[[SoundEvent], None]:
         """What puts the events of a stream into the spool; call it on the pipeline thread."""
+        config, judge = self._site
         teller = messages.EventTeller(
             topics=self._topics,
-            source=self._config.node.source,
-            model=self._judge.identity,
-            groups=self._judge.model.card.groups,
+            source=config.node.source,
+            model=judge.identity,
+            groups=judge.model.card.groups,
             utc_of=utc_of,
             sample_rate_hz=sample_rate_hz,
             time_synced=(lambda: None) if self._replayed else time_synced,
@@ -312,7 +359,7 @@ class Outbox:
     def tell_gap(self, gap: Gap) -> None:
         """Put a gap into the spool; call it on the pipeline thread."""
         topic, payload = messages.told_gap(
-            gap, topics=self._topics, source=self._config.node.source, time_synced=time_synced()
+            gap, topics=self._topics, source=self._site[0].node.source, time_synced=time_synced()
         )
         self.spool.append(topic, payload)
 
@@ -327,12 +374,13 @@ class Outbox:
         Args:
             facts: the fields of `HealthMessage` that the sensor knows; the outbox adds what it knows.
         """
+        config, _ = self._site
         delivery = self.publisher.delivery()
         message = messages.HealthMessage.model_validate(
             {
                 "schema": "urbansound.health/1",
-                "node": self._config.node.id,
-                "source": self._config.node.source,
+                "node": config.node.id,
+                "source": config.node.source,
                 "time": utc_now(),
                 "liveness": self._liveness,
                 "delivered": delivery.delivered,
@@ -344,6 +392,15 @@ class Outbox:
             }
         )
         self.publisher.say(broker.Publication(self._topics.health, message.to_json()))
+
+    def change(self, config: Config, judge: Judge, options: broker.BrokerOptions) -> None:
+        """Say what the node is now; and deliver to another broker, or as somebody else, if the options say so."""
+        self._site = (config, judge)
+        if options == self._options:
+            self.publisher.announce_again()
+            return
+        self._options = options
+        self.publisher.connect_anew(options)
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
@@ -361,14 +418,14 @@ class Outbox:
             log.warning("event.interrupted event_id=%s", event.event_id)
 
     def _announcement(self) -> Sequence[broker.Publication]:
-        config = self._config
+        config, judge = self._site
         public = config.model_dump_json(exclude={"mqtt": {"password"}})
         info = messages.InfoMessage(
             node=config.node.id,
             started=self._started,
             agent_version=__version__,
-            model=self._judge.identity,
-            labels=tuple(self._judge.rules),
+            model=judge.identity,
+            labels=tuple(judge.rules),
             config_sha256=hashlib.sha256(public.encode()).hexdigest(),
             sources=(messages.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
             liveness=self._liveness,

@@ -5,6 +5,7 @@ the first loss and is then thrown away, so that no message waits in two queues; 
 `watch` on the main thread) opens the next. All of paho runs on that one thread: its callbacks only note what came.
 """
 
+import hashlib
 import logging
 import select
 import socket
@@ -53,6 +54,7 @@ class BrokerOptions:
         username: None for anonymous.
         password: never shown.
         tls: None for plain TCP.
+        tls_sha256: of the files that `tls` was made of, by which options are told apart.
         keepalive_s: a dead broker is noticed within about twice this time.
 
     Raises:
@@ -64,7 +66,8 @@ class BrokerOptions:
     protocol: Literal["5", "3.1.1"] = "5"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    tls_sha256: str | None = None
     keepalive_s: int = 30
 
     def __post_init__(self) -> None:
@@ -185,6 +188,22 @@ def tls_context(ca_file: Path | None, cert_file: Path | None, key_file: Path | N
                 f"expected a certificate and its key without a passphrase, in PEM ({error.reason})"
             ) from error
     return context
+
+
+def tls_sha256(*files: Path | None) -> str:
+    """SHA-256 of what TLS trusts and shows; a renewed certificate has another.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            content = b"" if file is None else file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"mqtt.tls file {file}: cannot be read ({error.strerror})") from error
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
 
 
 def retry_delays(min_s: float = RETRY_MIN_S, max_s: float = RETRY_MAX_S) -> Iterator[float]:

@@ -1,8 +1,8 @@
 """`urbansound`: arguments, exit codes, and what a person sees.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done · 1 unexpected · 2 usage · 3 some
-recordings failed · 69 no microphone or broker · 74 reading or writing failed · 78 configuration or model · 130, 143
-ended by a signal.
+recordings failed · 69 no microphone or broker · 74 reading or writing failed · 78 configuration or model · 129, 130,
+143 ended by a signal.
 """
 
 import argparse
@@ -299,9 +299,11 @@ def _put(text: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from agent.config import load_config
     from agent.sensor import run_sensor
 
-    return run_sensor(_configuration(options.config), os.environ)
+    config = _configuration(options.config)
+    return run_sensor(config, os.environ, lambda: load_config(options.config, os.environ))
 
 
 # --- replay and classify -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from agent.errors import ConfigError
 from agent.model_card import CardPart, EventNumbers, first_problem
@@ -21,7 +21,16 @@ from agent.model_card import CardPart, EventNumbers, first_problem
 ENVIRONMENT_PREFIX = "URBANSOUND_"
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-FilePath = Annotated[Path, Field(strict=False)]  # written as text
+
+
+def _can_be_opened(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("holds a NUL, which no file's name has")
+    return path
+
+
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_can_be_opened)]  # written as text
+Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # written as an array
 
 
 class ConfigPart(CardPart, strict=True):
@@ -70,6 +79,7 @@ class EventsConfig(ConfigPart):
 
     span_s: Annotated[float, Field(gt=0.0, le=60.0)] | None = None
     update_interval_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 10.0
+    labels: Labels | None = None
     default: EventNumbers = EventNumbers()
     classes: dict[str, EventNumbers] = Field(default_factory=dict)
 
@@ -101,6 +111,13 @@ class MqttConfig(ConfigPart):
     password_file: FilePath | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     tls: TlsConfig = TlsConfig()
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, host: str) -> str:
+        if "@" in host or "/" in host:  # not shown: a URL may hold a password
+            raise ValueError("expected a name or an address alone; port, user name and password are keys of their own")
+        return host
 
     @property
     def effective_port(self) -> int:
@@ -228,7 +245,7 @@ def toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
     """A table as TOML, line by line: values first, then its tables.
 
     Args:
-        table: texts, numbers, booleans and tables of them.
+        table: texts, numbers, booleans, arrays and tables of them.
         name: of the table; the whole file has none.
     """
     values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
@@ -244,6 +261,6 @@ def toml_lines(table: Mapping[str, Any], name: str = "") -> Iterator[str]:
             yield from toml_lines(value, f"{name}.{word}" if name else word)
 
 
-def _as_toml(value: str | float | bool) -> str:
-    """Texts, numbers and booleans are written alike in JSON and TOML, but for one character."""
+def _as_toml(value: str | float | bool | list[str]) -> str:
+    """Texts, numbers, booleans and arrays of them are written alike in JSON and TOML, but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

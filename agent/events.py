@@ -11,7 +11,7 @@ not of windows or sums: so they mean the same at every window hop.
 import itertools
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -53,6 +53,17 @@ class _Occurrence:
     total: float = 0.0
     n_segments: int = 0
 
+    def from_here(self, cut: int) -> "_Occurrence":
+        """A new one that goes on where this one is cut."""
+        return _Occurrence(
+            onset=cut,
+            sounded_until=max(cut, self.sounded_until),
+            likelihood=self.likelihood,
+            peak=self.likelihood,
+            total=self.likelihood,
+            n_segments=1,
+        )
+
 
 class EventDetector:
     """Two thresholds and three durations for each class.
@@ -76,26 +87,64 @@ class EventDetector:
         offset_response_s: float,
         update_interval_s: float,
     ) -> None:
-        durations = _Durations(
+        self._labels = tuple(labels)
+        self._sample_rate_hz = sample_rate_hz
+        self._durations = _Durations(
             onset_response=round(onset_response_s * sample_rate_hz),
             offset_response=round(offset_response_s * sample_rate_hz),
             update_interval=round(update_interval_s * sample_rate_hz),
         )
         self._past = _Past()
-        ids = itertools.count()
-        self._tracks = [
-            _Track(
-                index=index,
-                label=label,
-                rule=rules[label],
-                durations=durations,
-                sample_rate_hz=sample_rate_hz,
-                past=self._past,
-                ids=ids,
-            )
-            for index, label in enumerate(labels)
-            if label in rules
-        ]
+        self._ids = itertools.count()
+        self._tracks = [self._track(label, rules[label]) for label in labels if label in rules]
+        self._last_ends: dict[str, int] = {}  # of classes that have no rule any more
+
+    def change(
+        self, rules: Mapping[str, EventRule], *, update_interval_s: float, anew: bool = False
+    ) -> list[SoundEvent]:
+        """From now on, judge by other rules.
+
+        An event belongs to one rule. What has been told and is still open when its rule changes ends there, with
+        `rule_changed`; if it sounds by the new rule as well, a new event goes on from there.
+
+        Args:
+            rules: as at the start; a class may have come or gone.
+            update_interval_s: as at the start; ends nothing.
+            anew: every rule is another: the sums mean something else.
+
+        Returns:
+            the ends.
+        """
+        update_interval = round(update_interval_s * self._sample_rate_hz)
+        self._durations = replace(self._durations, update_interval=update_interval)
+        before = {track.label: track for track in self._tracks}
+        ends: list[SoundEvent] = []
+        self._tracks = []
+        for label in self._labels:
+            old, rule = before.get(label), rules.get(label)
+            if old is not None and old.rule == rule and not anew:
+                old.durations = self._durations
+                self._tracks.append(old)
+                continue
+            new = None if rule is None else self._track(label, rule, self._last_ends.pop(label, 0))
+            if old is not None:
+                ends += old.give_way(new)
+                self._last_ends[label] = old.free_from
+            if new is not None:
+                self._tracks.append(new)
+        return ends
+
+    def _track(self, label: str, rule: EventRule, free_from: int = 0) -> "_Track":
+        return _Track(
+            index=self._labels.index(label),
+            label=label,
+            rule=rule,
+            durations=self._durations,
+            sample_rate_hz=self._sample_rate_hz,
+            past=self._past,
+            ids=self._ids,
+            free_from=free_from,
+        )
 
     def push(self, segment: Segment) -> Iterator[SoundEvent]:
         """Take a segment; tell what it starts, keeps up or ends, in the order of the labels."""
@@ -222,34 +271,36 @@ class _Track:
         sample_rate_hz: int,
         past: _Past,
         ids: Iterator[int],
+        free_from: int,
     ) -> None:
         self._index = index
-        self._label = label
-        self._rule = rule
-        self._durations = durations
+        self.label = label
+        self.rule = rule
+        self.durations = durations
         self._min_duration = round(rule.min_duration_s * sample_rate_hz)
         self._merge_gap = round(rule.merge_gap_s * sample_rate_hz)
         self._max_duration = max(1, round(rule.max_duration_s * sample_rate_hz))
         self._past = past
         self._ids = ids
         self.reset()
+        self.free_from = free_from
 
     def reset(self) -> None:
         self._occurrence: _Occurrence | None = None
         self._changed_at = 0  # the first window after the last rise or fall
-        self._free_from = 0  # where the last occurrence ended
+        self.free_from = 0  # where the last occurrence ended
 
     def push(self, segment: Segment) -> Iterator[SoundEvent]:
         likelihood = float(segment.likelihoods[self._index])
         occurrence = self._occurrence
         if occurrence is None:
-            if likelihood >= self._rule.on:
+            if likelihood >= self.rule.on:
                 self._begin(self._rise())
         elif occurrence.fell_at is None:
             # Two thresholds: with one, a siren hovering there becomes forty events a minute.
-            if likelihood < self._rule.off:
+            if likelihood < self.rule.off:
                 occurrence.fell_at = self._fall()
-        elif likelihood >= self._rule.on:
+        elif likelihood >= self.rule.on:
             again = self._rise()
             if again - occurrence.fell_at <= self._merge_gap:
                 occurrence.fell_at = None
@@ -271,33 +322,45 @@ class _Track:
             yield from self._end(occurrence, occurrence.fell_at, "quiet")
             return
         fall = self._past.step(self._index, since=self._changed_at, direction="fall")
-        if fall.after >= self._rule.off:  # it sounds until the last sample
+        if fall.after >= self.rule.off:  # it sounds until the last sample
             yield from self._end(occurrence, self._past.heard_until, reason)
         else:
-            yield from self._end(occurrence, fall.first_sample + self._durations.offset_response, reason)
+            yield from self._end(occurrence, fall.first_sample + self.durations.offset_response, reason)
+
+    def give_way(self, successor: "_Track | None") -> Iterator[SoundEvent]:
+        """The rule is another: end what has been told; what still sounds goes on by the successor's rule."""
+        occurrence = self._occurrence
+        if occurrence is not None and occurrence.told:
+            for end in self.flush("rule_changed"):
+                yield end
+                still_there = end.end_reason == "rule_changed" and end.offset == self._past.heard_until
+                if successor is not None and still_there and occurrence.likelihood >= successor.rule.on:
+                    successor._occurrence = occurrence.from_here(self._past.heard_until)
+        if successor is not None:
+            successor.free_from = self.free_from
 
     def _rise(self) -> int:
         """Where the sound began that the sum has just shown."""
         rise = self._past.step(self._index, since=self._changed_at, direction="rise")
         first = self._past.first
-        if first.number == self._changed_at == 0 and rise.before >= self._rule.off:
+        if first.number == self._changed_at == 0 and rise.before >= self.rule.off:
             return first.first_sample  # it was there before the stream was
         self._changed_at = rise.number
-        return max(rise.end_sample - self._durations.onset_response, first.first_sample)
+        return max(rise.end_sample - self.durations.onset_response, first.first_sample)
 
     def _fall(self) -> int:
         """Where the sound ended whose end the sum has just shown."""
         fall = self._past.step(self._index, since=self._changed_at, direction="fall")
         self._changed_at = fall.number
-        return fall.first_sample + self._durations.offset_response
+        return fall.first_sample + self.durations.offset_response
 
     def _pause_is_over(self, segment: Segment, fell_at: int) -> bool:
         """Whether a sound that began within the merge gap would have filled the sum by now, and has not."""
         oldest_end = segment.onset + (segment.offset - segment.newest_onset)
-        return oldest_end - self._durations.onset_response >= fell_at + self._merge_gap
+        return oldest_end - self.durations.onset_response >= fell_at + self._merge_gap
 
     def _begin(self, onset: int) -> None:
-        onset = max(onset, self._free_from)
+        onset = max(onset, self.free_from)
         self._occurrence = _Occurrence(onset=onset, sounded_until=onset)
 
     def _note(self, occurrence: _Occurrence, segment: Segment) -> None:
@@ -306,9 +369,9 @@ class _Track:
         occurrence.peak = max(occurrence.peak, occurrence.likelihood)
         occurrence.total += occurrence.likelihood
         occurrence.n_segments += 1
-        if segment.newest[self._index] >= self._rule.off:
+        if segment.newest[self._index] >= self.rule.off:
             # Were the next window silent, the fall would lie here.
-            certain = min(segment.newest_onset + self._durations.offset_response, segment.offset)
+            certain = min(segment.newest_onset + self.durations.offset_response, segment.offset)
             occurrence.sounded_until = max(occurrence.sounded_until, certain)
 
     def _tell(self, occurrence: _Occurrence) -> Iterator[SoundEvent]:
@@ -319,7 +382,7 @@ class _Track:
                 if occurrence.sounded_until - occurrence.onset >= self._min_duration:
                     yield self._start(occurrence)
             elif self._past.heard_until >= occurrence.next_update:
-                occurrence.next_update += self._durations.update_interval
+                occurrence.next_update += self.durations.update_interval
                 yield self._event(occurrence, "update")
             if occurrence.sounded_until - occurrence.onset < self._max_duration:
                 return
@@ -329,14 +392,7 @@ class _Track:
         """End an occurrence that lasts too long, and go on with a new one from there."""
         cut = occurrence.onset + self._max_duration
         yield from self._close(occurrence, cut, "max_duration")
-        self._occurrence = _Occurrence(
-            onset=cut,
-            sounded_until=max(cut, occurrence.sounded_until),
-            likelihood=occurrence.likelihood,
-            peak=occurrence.likelihood,
-            total=occurrence.likelihood,
-            n_segments=1,
-        )
+        self._occurrence = occurrence.from_here(cut)
         return self._occurrence
 
     def _end(self, occurrence: _Occurrence, offset: int, reason: EndReason) -> Iterator[SoundEvent]:
@@ -352,7 +408,7 @@ class _Track:
         if occurrence.told:
             # A fall can be placed a little before the window that made the start sure.
             offset = max(offset, occurrence.onset + self._min_duration)
-        self._free_from = offset
+        self.free_from = offset
         if offset - occurrence.onset < self._min_duration:
             return
         if not occurrence.told:
@@ -361,7 +417,7 @@ class _Track:
 
     def _start(self, occurrence: _Occurrence) -> SoundEvent:
         occurrence.told, occurrence.id = True, next(self._ids)
-        occurrence.next_update = self._past.heard_until + self._durations.update_interval
+        occurrence.next_update = self._past.heard_until + self.durations.update_interval
         return self._event(occurrence, "start")
 
     def _event(
@@ -370,7 +426,7 @@ class _Track:
         return SoundEvent(
             id=occurrence.id,
             state=state,
-            label=self._label,
+            label=self.label,
             onset=occurrence.onset,
             offset=offset,
             heard_until=self._past.heard_until,

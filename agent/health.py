@@ -218,6 +218,22 @@ class Heartbeat:
         (then, before_s), (now, analysed_s) = self._past[0], self._past[-1]
         return now - then >= self._pace_s and analysed_s - before_s >= PACE * (now - then)
 
+    def reloading(self, now_us: int) -> None:
+        """Tell that a new configuration is being read; `reloaded` must follow.
+
+        Before READY nothing is told: the READY that ends a reload would be taken for it.
+
+        Args:
+            now_us: monotonic microseconds, by which systemd tells reloads apart.
+        """
+        if self._ready:
+            notify(f"RELOADING=1\nMONOTONIC_USEC={now_us}", self._environment)
+
+    def reloaded(self) -> None:
+        """Tell that the new configuration is in effect, or refused."""
+        if self._ready:
+            notify("READY=1", self._environment)
+
     def stop(self) -> None:
         """Tell that the agent is stopping, on purpose."""
         notify("STOPPING=1", self._environment)

@@ -98,12 +98,16 @@ class Publisher:
         self._farewell = farewell
         self._on_failure = on_failure
         self._new_delays = partial(retry_delays, retry_min_s, retry_max_s)
-        self._deliveries = _Deliveries(spool, max_in_flight, self._new_delays)
+        self._new_deliveries = partial(_Deliveries, spool, max_in_flight, self._new_delays)
+        self._deliveries = self._new_deliveries()
         self._waker = Waker()
         self._stop_asked = threading.Event()
         self._stop_at = _NEVER
         self._news = threading.Event()
         self._remarks: deque[Publication] = deque(maxlen=1)
+        self._wanted = options  # other than `_options` while there is a move to make
+        self._move_by = _NEVER
+        self._hurry = threading.Event()  # ends a wait for the broker
         self._connected = False
         self._connected_at = _NEVER
         self._delivered = 0
@@ -128,6 +132,13 @@ class Publisher:
         self._remarks.append(publication)
         self._waker.wake()
 
+    def connect_anew(self, options: BrokerOptions) -> None:
+        """Say goodbye, and go on with another broker, or as somebody else. What was not acknowledged is sent there."""
+        self._move_by = time.monotonic() + _GOODBYE_S
+        self._wanted = options
+        self._hurry.set()
+        self._waker.wake()
+
     def stop(self, drain_s: float) -> bool:
         """Deliver what waits, say goodbye, disconnect.
 
@@ -139,6 +150,7 @@ class Publisher:
         """
         self._stop_at = time.monotonic() + drain_s
         self._stop_asked.set()
+        self._hurry.set()
         self._waker.wake()
         self._thread.join(drain_s + _GOODBYE_S + _JOIN_GRACE_S)
         if not self._thread.is_alive():
@@ -171,6 +183,10 @@ class Publisher:
         delays = self._new_delays()
         while not self._stop_asked.is_set() or (len(self._spool) > 0 and time.monotonic() < self._stop_at):
             self._connected_at = _NEVER
+            self._hurry.clear()
+            if self._is_to_move:
+                self._options = self._wanted
+                self._deliveries, delays = self._new_deliveries(), self._new_delays()  # it may refuse other things
             try:
                 self._serve(Connection(self._options, self._client_id, will=self._farewell, waker=self._waker))
             except BrokerError as error:
@@ -181,16 +197,21 @@ class Publisher:
                 log.warning("mqtt.away retry_s=%.1f queued=%d reason=%s", delay_s, len(self._spool), error)
                 self._pause(delay_s)
             else:
-                return
+                if not self._is_to_move:
+                    return
+
+    @property
+    def _is_to_move(self) -> bool:
+        return self._wanted is not self._options
 
     def _pause(self, delay_s: float) -> None:
         if not self._stop_asked.is_set():
-            self._stop_asked.wait(delay_s)  # whoever asks to stop gets one more attempt at once
+            self._hurry.wait(delay_s)  # whoever asks to stop gets one more attempt at once
         else:
             time.sleep(max(0.0, min(delay_s, self._stop_at - time.monotonic())))
 
     def _serve(self, connection: Connection) -> None:
-        """Deliver until asked to stop, then say goodbye."""
+        """Deliver until asked to stop or to move, then say goodbye."""
         log.info("mqtt.connected broker=%s:%d queued=%d", self._options.host, self._options.port, len(self._spool))
         deliveries = self._deliveries
         deliveries.begin(connection)
@@ -204,10 +225,12 @@ class Publisher:
                     deliveries.announce(self._announce())
                 while self._remarks:
                     deliveries.announce([self._remarks.popleft()])
-                deliveries.send()
+                is_last = self._is_to_move
+                if not is_last:
+                    deliveries.send()
                 self._in_flight = deliveries.in_flight
-                remaining_s = self._stop_at - time.monotonic()
-                if self._stop_asked.is_set() and (remaining_s <= 0.0 or self._in_flight == 0):
+                remaining_s = min(self._stop_at, self._move_by if is_last else _NEVER) - time.monotonic()
+                if (is_last or self._stop_asked.is_set()) and (remaining_s <= 0.0 or self._in_flight == 0):
                     break
                 delivered, refused = deliveries.settle(remaining_s)
                 self._delivered += delivered

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from agent.hours import Hours
 from agent.liveness import Liveness
 from agent.lookout import Lookout
 from agent.pace import Pace
+from agent.reload import Reloader
 from agent.ring import Ring
 from agent.values import AudioBlock, EndReason, GapCause, SoundEvent
 
@@ -50,6 +51,7 @@ class Sensor:
         ring_s: how far the analysis may fall behind.
         silent_s: without a sample for so long, an open event ends.
         give_up_s: when too little is captured or analysed for so long, the sensor leaves for a fresh start.
+        reloader: what brings new configurations; None where there are none.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Sensor:
         ring_s: float,
         silent_s: float = SILENT_S,
         give_up_s: float = GIVE_UP_S,
+        reloader: Reloader | None = None,
     ) -> None:
         self._microphone = microphone
         self._judge = judge
@@ -71,6 +74,7 @@ class Sensor:
         self._ring_s = ring_s
         self._silent_s = silent_s
         self._give_up_s = give_up_s
+        self._reloader = reloader
         self._health = Health()
         started_s = time.monotonic()
         self._accounts = Accounts(hours, outbox.tell_gap, now_s=started_s, utc_ns=to_ns(utc_now()))
@@ -85,6 +89,7 @@ class Sensor:
         self._overwritten = 0
         self._failure: BaseException | None = None
         self._heard = False
+        self._reloading = False
         self._time_synced = False
         self._sample_rate_hz = 0
         self._starting = threading.Lock()
@@ -102,6 +107,7 @@ class Sensor:
         while stalled is None and self._pipeline.is_alive():
             if self._stop.wait(LOOK_AFTER_S if self._heard else LOOK_AT_FIRST_S):
                 break
+            self._look_after_reloads(heartbeat)
             now_s = time.monotonic()
             self._look(now_s)
             heartbeat.push(self._analysed_s, now_s, self._status())
@@ -134,6 +140,17 @@ class Sensor:
         hopeless = liveness.state == "stalled" and now_s - liveness.since_s >= self._give_up_s
         return liveness if running and hopeless else None
 
+    def _look_after_reloads(self, heartbeat: Heartbeat) -> None:
+        if self._reloader is None:
+            return
+        if self._reloader.asked:
+            self._reloading = True
+            heartbeat.reloading(time.monotonic_ns() // 1000)
+            self._reloader.read()
+        if self._reloading and self._reloader.settled:
+            self._reloading = False
+            heartbeat.reloaded()
+
     def _run_pipeline(self) -> None:
         try:
             sample_rate_hz = self._microphone.open()
@@ -162,7 +179,7 @@ class Sensor:
                     return
                 self._microphone.start(ring)
             pipeline.run(
-                self._keeping_up(self._blocks(ring, timeline), ring, pace, stages),
+                self._reloaded(self._keeping_up(self._blocks(ring, timeline), ring, pace, stages), stages, emit),
                 stages.front_end,
                 self._judge.classifier,
                 stages.aggregator,
@@ -226,6 +243,19 @@ class Sensor:
             self._health.note_pace(late_s, factor * hop_s if factor > 1 else None)
             yield block
 
+    def _reloaded(
+        self, blocks: Iterator[AudioBlock], stages: Stages, emit: Callable[[SoundEvent], None]
+    ) -> Iterator[AudioBlock]:
+        """The same blocks; between two of them a new configuration comes into effect, as a whole."""
+        for block in blocks:
+            if self._reloader is not None and (new := self._reloader.pending()) is not None:
+                for end in stages.change(new.judge):
+                    emit(end)
+                self._judge = new.judge
+                self._outbox.change(new.change.config, new.judge, new.options)
+                self._reloader.done(new)
+            yield block
+
     def _end_reason(self) -> EndReason:
         return "shutdown" if self._stop.is_set() else "gap"
 
@@ -234,6 +264,10 @@ class Sensor:
         return self._health.analysed_samples / self._sample_rate_hz if self._heard else 0.0
 
     def _status(self) -> str:
+        news = None if self._reloader is None else self._reloader.status
+        return ", ".join(filter(None, (self._health_status(), news)))
+
+    def _health_status(self) -> str:
         if not self._heard:
             return "waiting for the microphone"
         delivery = self._outbox.publisher.delivery()
@@ -248,11 +282,16 @@ class Sensor:
         ).status_line(self._sample_rate_hz)
 
 
-def run_sensor(config: Config, environment: Mapping[str, str]) -> int:
+def run_sensor(config: Config, environment: Mapping[str, str], read_again: Callable[[], Config]) -> int:
     """Run the sensor until SIGINT or SIGTERM.
 
+    Args:
+        config: the effective configuration.
+        environment: for systemd and credentials.
+        read_again: gives the configuration anew, at SIGHUP.
+
     Returns:
-        the exit code: 130 or 143 after a signal.
+        the exit code: 130 or 143 after a signal; 129 when its terminal has gone.
 
     Raises:
         AgentError: the sensor cannot start, or cannot go on.
@@ -262,12 +301,12 @@ def run_sensor(config: Config, environment: Mapping[str, str]) -> int:
     microphone = Microphone(
         device=audio.device, sample_rate_hz=audio.sample_rate_hz, channel=audio.channel, channels=audio.channels
     )
-    with StopSignals() as signals:
+    reloader = Reloader(judge, read_again, environment)
+    with StopSignals(on_hangup=reloader.ask) as signals:
         try:
             with Outbox(config, judge, environment=environment, stop=signals.stop) as outbox:
-                sensor = Sensor(
-                    microphone, judge, outbox, signals.stop, Hours(coverage_file(config)), ring_s=audio.ring_s
-                )
+                hours = Hours(coverage_file(config))
+                sensor = Sensor(microphone, judge, outbox, signals.stop, hours, ring_s=audio.ring_s, reloader=reloader)
                 sensor.run(Heartbeat(environment))
         except DeviceHungError as error:
             log.critical("sensor.hung reason=%s", error)

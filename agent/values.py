@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 EventState = Literal["start", "update", "end"]
-EndReason = Literal["quiet", "max_duration", "gap", "end_of_stream", "shutdown"]
 GapCause = Literal["not_running", "device", "stalled", "dropped", "overrun", "trickle"]
+EndReason = Literal["quiet", "max_duration", "gap", "rule_changed", "end_of_stream", "shutdown"]
 
 
 @dataclass(frozen=True, slots=True)

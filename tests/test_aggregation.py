@@ -108,6 +108,22 @@ def test_the_span_stays_the_same_when_the_hop_is_widened(likelihoods: FloatArray
     assert narrow.n_windows == 10
 
 
+def test_another_span_counts_from_the_next_window_on(likelihoods: FloatArray) -> None:
+    """A shorter span forgets at once, a longer one fills up; and it is said whether it is another."""
+    aggregator = Aggregator(span_s=1.0, window_hop_s=0.1)
+    segments_of(aggregator, likelihoods[:20])
+
+    assert not aggregator.set_span(1.0)
+    assert aggregator.set_span(0.5)
+    shorter = segments_of(aggregator, likelihoods[20:25])
+    assert aggregator.set_span(0.8)
+    longer = segments_of(aggregator, likelihoods[25:30])
+
+    assert [segment.n_windows for segment in shorter] == [5] * 5
+    assert [segment.n_windows for segment in longer] == [6, 7, 8, 8, 8]
+    np.testing.assert_allclose(longer[-1].likelihoods, likelihoods[22:30].mean(axis=0), atol=1e-6)
+
+
 def test_nothing_is_held_back(likelihoods: FloatArray) -> None:
     """Each window gives its segment at once, so the end of a stream adds none."""
     aggregator = Aggregator(span_s=1.0, window_hop_s=0.1)

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from agent.errors import ConfigError, DatabaseError, ModelError
 from agent.model_card import DEFAULT_MODEL
 from agent.values import SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
+from tests.conftest import REPOSITORY
 
 RATE_HZ = 16_000
 START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -69,6 +71,13 @@ def test_every_class_but_the_background_has_a_rule(judge: Judge) -> None:
     assert set(judge.rules) == set(judge.labels) - {"background"}
 
 
+def test_the_site_says_which_classes_are_told() -> None:
+    """With `events.labels` the others are heard and not told, in the order of the model."""
+    judge = Judge(Config.model_validate({"events": {"labels": ["siren", "car_horn"]}}))
+
+    assert list(judge.rules) == ["car_horn", "siren"]
+
+
 def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
     """A threshold in the configuration wins over the card's, for the class that it names and no other."""
     changed = Judge(Config.model_validate({"events": {"classes": {"siren": {"on": 0.77}}}}))
@@ -87,6 +96,10 @@ def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
             "inference.form = 'streaming': inference.window_hop_s = 0.05, expected a multiple of the model",
         ),
         ({"events": {"classes": {"sirene": {"on": 0.5}}}}, "events.classes.sirene: unknown class, expected one of"),
+        (
+            {"events": {"labels": ["sirene"]}},
+            "events.labels: unknown class 'sirene', expected some of air_conditioner, ",
+        ),
         ({"events": {"default": {"on": 0.2, "off": 0.4}}}, "off = 0.4, expected at most on = 0.2"),
     ],
 )
@@ -204,6 +217,52 @@ def test_a_signal_is_noted_and_the_old_handlers_come_back(number: signal.Signals
     assert signal.getsignal(number) is before
 
 
+def test_a_hang_up_is_a_request_and_no_stop() -> None:
+    """SIGHUP goes to who asked for it; who did not is left with what was there."""
+    before = signal.getsignal(signal.SIGHUP)
+    asked = []
+
+    with StopSignals(on_hangup=lambda: asked.append(True)) as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_until(lambda: asked, "the signal")
+        stopped = signals.stop.is_set()
+    with StopSignals():
+        assert signal.getsignal(signal.SIGHUP) is before
+
+    assert not stopped
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_when_the_terminal_goes_the_listening_ends() -> None:
+    """Who closes the window of a sensor that was started by hand is not listened to any more: 129."""
+    program = """
+import signal, sys
+from agent.app import StopSignals
+with StopSignals(on_hangup=lambda: print("asked", flush=True)) as signals:
+    print("listens", flush=True)
+    signal.raise_signal(signal.SIGHUP)
+    signals.stop.wait(60.0)
+sys.exit(signals.exit_code)
+"""
+    here, terminal = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=REPOSITORY, stdin=terminal, stdout=subprocess.PIPE, start_new_session=True
+    )
+    os.close(terminal)
+    try:
+        assert child.stdout is not None
+        said = [child.stdout.readline(), child.stdout.readline()]
+        os.close(here)
+        child.send_signal(signal.SIGHUP)
+
+        assert child.wait(DEADLINE_S) == 129
+    finally:
+        child.kill()
+        child.wait()
+    assert said == [b"listens\n", b"asked\n"], "with the terminal there, it is a request"
+    assert child.stdout.read() == b""
+
+
 # Broker options
 
 
@@ -221,6 +280,27 @@ def test_broker_options_are_those_of_the_configuration(tmp_path: Path, certifica
     assert one.keepalive_s == 7
     assert (other.port, other.password) == (8883, "secret")
     assert other.tls is not None
+
+
+def test_options_differ_where_the_broker_or_we_do(tmp_path: Path, certificates: Certificates) -> None:
+    """The same files make the same options; a new password or a renewed certificate makes others."""
+    password, ca = tmp_path / "password", tmp_path / "ca.pem"
+    password.write_text("first\n")
+    shutil.copy(certificates.ca, ca)
+    mqtt = MqttConfig(
+        host="broker.example", username="node", password_file=password, tls=TlsConfig(enabled=True, ca_file=ca)
+    )
+
+    first, again = broker_options(mqtt, {}), broker_options(mqtt, {})
+    password.write_text("second\n")
+    new_password = broker_options(mqtt, {})
+    ca.write_bytes(certificates.ca.read_bytes() + b"\n")
+    renewed = broker_options(mqtt, {})
+
+    assert first == again
+    assert first.tls is not again.tls
+    assert first != new_password
+    assert new_password != renewed
 
 
 # The outbox
@@ -284,6 +364,26 @@ def test_the_password_is_in_no_message(
     one, other = (json.loads(payload) for payload in subscriber.payloads(INFO))
     assert one["config_sha256"] == other["config_sha256"]
     assert not any(b"secret" in message.payload for message in subscriber.messages)
+
+
+def test_a_changed_node_says_so_on_the_same_connection(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """Other rules are another `config_sha256` and other labels, told at once, and no `offline`."""
+    subscriber = subscribe(broker.options())
+    config = config_for(broker, tmp_path)
+    with Outbox(config, judge, environment={}, stop=Stop()) as outbox:
+        subscriber.wait_for(1, INFO)
+        changed = config_for(broker, tmp_path, events={"labels": ["siren"]})
+
+        outbox.change(changed, judge.under(changed), broker_options(changed.mqtt, {}))
+
+        before, after = (json.loads(payload) for payload in subscriber.wait_for(2, INFO))
+        assert b"offline" not in subscriber.payloads(STATUS)
+
+    assert before["config_sha256"] != after["config_sha256"]
+    assert after["labels"] == ["siren"]
+    assert set(before) == set(after)
 
 
 def test_an_event_that_a_crash_left_open_is_ended_at_the_next_start(

@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "pipeline", "timesheet", "values", "wavfile", "workers"},
     "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
-    | {"pace", "pipeline", "ring", "values"},
+    | {"pace", "pipeline", "reload", "ring", "values"},
+    "reload": {"app", "broker", "config", "errors"},
     "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
     "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs", "messages"}
     | {"parquet", "portaudio", "progress", "replay", "sensor", "timesheet", "values", "wavfile", "workers"},

@@ -285,6 +285,7 @@ def test_the_examples_of_the_reference_are_valid(config_file: Path) -> None:
         value: Any = config.model_dump()
         for part in name.split("."):
             value = value[part]
+        value = list(value) if isinstance(value, tuple) else value
         assert str(value) in (str(key.value), "**********"), name
 
 

@@ -48,7 +48,7 @@ from tests.test_architecture import MAY_IMPORT
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 DOCS = REPOSITORY / "docs"
 PARSERS = {"urbansound": cli._parser(), "urbansound-model": model_cli._parser()}
-SIGINT_CODE, SIGTERM_CODE = 130, 143
+SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE = 129, 130, 143
 # Written like keys of the configuration, but fields of messages, of the model's card, or a file.
 NOT_KEYS = {
     "model.json",
@@ -130,7 +130,7 @@ def test_every_option_and_no_other_is_described(command: str) -> None:
 def test_every_exit_code_and_no_other_is_described() -> None:
     """Who writes a script or a unit finds what each exit code means."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AgentError)]
-    expected = {kind.exit_code for kind in kinds} | {0, cli.SOME_FAILED, SIGINT_CODE, SIGTERM_CODE}
+    expected = {kind.exit_code for kind in kinds} | {0, cli.SOME_FAILED, SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE}
     described = [int(row[0]) for row in rows_of(sections_of(DOCS / "commands.md")["Exit codes"])]
 
     assert sorted(described) == sorted(expected)

@@ -337,6 +337,159 @@ def test_whatever_the_network_says_the_story_is_whole(seed: int) -> None:
             assert earlier.offset <= later.onset
 
 
+# When rules change meanwhile
+
+
+def siren_rule(**numbers: float) -> dict[str, EventRule]:
+    return {"siren": EventRule(**{**RULE, **numbers})}
+
+
+def test_an_open_event_ends_when_its_rule_changes_and_a_new_one_goes_on() -> None:
+    """No event is judged by two rules: what still sounds is a new event from there, without a gap or an overlap."""
+    detector = detector_of()
+    segments = list(segments_of(timeline((0.0, 10), (0.9, 50), (0.0, 20))))
+    before = push_all(detector, iter(segments[:30]))
+
+    ends = detector.change(siren_rule(on=0.6), update_interval_s=10.0)
+    after = push_all(detector, iter(segments[30:]))
+
+    assert [event.state for event in before] == ["start"]
+    assert [(event.id, event.state, event.end_reason) for event in ends] == [(0, "end", "rule_changed")]
+    assert [(event.id, event.state, event.end_reason) for event in after] == [(1, "start", None), (1, "end", "quiet")]
+    assert ends[0].offset == ends[0].heard_until == after[0].onset
+
+
+def test_what_the_new_rule_does_not_tell_ends() -> None:
+    """A threshold raised above what sounds silences it; so does taking the class away."""
+    segments = list(segments_of(timeline((0.0, 10), (0.7, 50))))
+    for rules in (siren_rule(on=0.8), {}):
+        detector = detector_of()
+        push_all(detector, iter(segments[:30]))
+
+        ends = detector.change(rules, update_interval_s=10.0)
+
+        assert [event.end_reason for event in ends] == ["rule_changed"]
+        assert push_all(detector, iter(segments[30:])) == []
+        assert list(detector.flush("shutdown")) == []
+
+
+def test_a_lowered_threshold_tells_what_sounds_already() -> None:
+    """The new rule is in effect from the next window on, and places the onset where the sound began."""
+    detector = detector_of(rule={"on": 0.8})
+    segments = list(segments_of(timeline((0.0, 10), (0.7, 50))))
+    assert push_all(detector, iter(segments[:14])) == []
+
+    assert detector.change(siren_rule(on=0.5), update_interval_s=10.0) == []
+    (start, *_) = push_all(detector, iter(segments[14:]))
+
+    assert start.state == "start"
+    assert start.onset == pytest.approx(1_000 + RATE_HZ * (WINDOW_S - 0.25), abs=100)
+
+
+def test_a_new_class_is_told() -> None:
+    """A class that had no rule is told from the next window on."""
+    detector = EventDetector(
+        labels=("siren",),
+        rules={},
+        sample_rate_hz=RATE_HZ,
+        onset_response_s=0.25,
+        offset_response_s=0.25,
+        update_interval_s=10.0,
+    )
+    segments = list(segments_of(timeline((0.0, 10), (0.9, 30))))
+    assert push_all(detector, iter(segments[:12])) == []
+
+    assert detector.change(siren_rule(), update_interval_s=10.0) == []
+
+    assert [event.state for event in push_all(detector, iter(segments[12:]))] == ["start"]
+
+
+def test_a_rule_that_stays_cuts_nothing() -> None:
+    """A reload that is about something else, or about another class, leaves an open event alone."""
+    labels = ["car_horn", "siren"]
+    likelihoods = np.repeat(timeline((0.0, 10), (0.9, 50), (0.0, 20)), 2, axis=1)
+    segments = list(segments_of(likelihoods))
+    detector, left_alone = detector_of(labels), detector_of(labels)
+    push_all(detector, iter(segments[:30]))
+    expected = push_all(left_alone, iter(segments))
+
+    ends = detector.change(
+        {"car_horn": EventRule(**{**RULE, "on": 0.6}), "siren": EventRule(**RULE)}, update_interval_s=10.0
+    )
+    after = push_all(detector, iter(segments[30:]))
+
+    assert [event.label for event in ends] == ["car_horn"]
+    assert [event for event in after if event.label == "siren"] == [
+        event for event in expected if event.label == "siren" and event.state == "end"
+    ]
+
+
+def test_another_span_is_another_rule_for_all() -> None:
+    """The same threshold on another sum is not the same rule."""
+    detector = detector_of()
+    push_all(detector, segments_of(timeline((0.9, 30))))
+
+    ends = detector.change(siren_rule(), update_interval_s=10.0, anew=True)
+
+    assert [event.end_reason for event in ends] == ["rule_changed"]
+
+
+def test_updates_come_at_the_new_interval() -> None:
+    """Another `update_interval_s` ends nothing; from the next update on it counts."""
+    detector = detector_of(update_interval_s=2.0)
+    segments = list(segments_of(timeline((0.9, 150))))
+    before = push_all(detector, iter(segments[:30]))
+
+    ends = detector.change(siren_rule(), update_interval_s=4.0)
+    after = push_all(detector, iter(segments[30:]))
+
+    assert ends == []
+    assert [event.state for event in before][-1] == "update"
+    assert {event.state for event in after} == {"update"}
+    assert np.diff([event.heard_until for event in after]).tolist() == [4_000] * (len(after) - 1)
+    assert len(after) >= 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_rules_come_the_story_is_whole(seed: int) -> None:
+    """With rules that change at random, every event still has one start and one end, and none overlaps the next."""
+    rng = np.random.default_rng(seed)
+    labels = ["car_horn", "dog_bark", "siren"]
+
+    def rules() -> dict[str, EventRule]:
+        off = rng.uniform(0.0, 0.5)
+        return {
+            label: EventRule(
+                on=rng.uniform(off, 1.0),
+                off=off,
+                min_duration_s=rng.choice([0.0, 0.3, 1.0]),
+                merge_gap_s=rng.choice([0.0, 0.5, 3.0]),
+                max_duration_s=rng.choice([1.0, 5.0, 60.0]),
+            )
+            for label in labels
+            if rng.random() < 0.8
+        }
+
+    detector = detector_of(labels, update_interval_s=1.0)
+    events: list[SoundEvent] = []
+    for segment in segments_of(random_likelihoods(rng, 400, len(labels))):
+        if rng.random() < 0.1:
+            events += detector.change(rules(), update_interval_s=1.0, anew=bool(rng.random() < 0.3))
+        events += detector.push(segment)
+    events += detector.flush("shutdown")
+
+    stories = [[event for event in events if event.id == number] for number in {event.id: None for event in events}]
+    assert any(story[-1].end_reason == "rule_changed" for story in stories)
+    for story in stories:
+        assert [event.state for event in story] == ["start", *["update"] * (len(story) - 2), "end"]
+        assert len({(event.label, event.onset) for event in story}) == 1
+    for label in labels:
+        ends = [event for event in events if event.label == label and event.state == "end"]
+        for earlier, later in itertools.pairwise(ends):
+            assert earlier.offset is not None
+            assert earlier.offset <= later.onset
+
+
 def test_an_event_of_hours_needs_no_more_memory_than_one_of_seconds() -> None:
     """A jackhammer that works all day does not fill the sensor's memory."""
     detector = detector_of(rule={"max_duration_s": 86_400.0})

@@ -48,6 +48,23 @@ def test_ready_is_told_once_and_only_after_analysed_sound(systemd: tuple[socket.
     assert heard(listener) == []
 
 
+def test_a_reload_is_told_from_begin_to_end(systemd: tuple[socket.socket, dict[str, str]]) -> None:
+    """It is heard when a reload began, and when it is over; but no READY before there was sound."""
+    listener, environment = systemd
+    heartbeat = Heartbeat(environment)
+
+    heartbeat.reloading(now_us=1)
+    heartbeat.reloaded()
+    before = heard(listener)
+    heartbeat.push(16_000, now=1.0)
+    heard(listener)
+    heartbeat.reloading(now_us=1_234_567)
+    heartbeat.reloaded()
+
+    assert before == []
+    assert heard(listener) == ["RELOADING=1", "MONOTONIC_USEC=1234567", "READY=1"]
+
+
 def test_the_watchdog_is_fed_at_half_its_time_while_sound_is_analysed(
     systemd: tuple[socket.socket, dict[str, str]],
 ) -> None:

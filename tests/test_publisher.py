@@ -300,6 +300,68 @@ def test_a_changed_announcement_is_told_at_once(
     assert subscriber.wait_for(2, INFO) == [b"no rate yet", b"48000 Hz"]
 
 
+def test_a_move_to_another_broker_loses_nothing(
+    spool: Spool, make_broker: BrokerFactory, subscribe: SubscriberFactory, publish: PublisherFactory
+) -> None:
+    """The old broker is told goodbye, the new one who we are; what the old one has not acknowledged goes to the new."""
+    old, new = make_broker().start(), make_broker().start()
+    at_old, at_new = subscribe(old.options()), subscribe(new.options())
+    publisher = publish(old.options())
+    at_old.wait_for(1, INFO)
+
+    fill(spool, 500)
+    publisher.connect_anew(new.options())
+    fill(spool, 500)
+    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+
+    assert at_old.wait_for(2, STATUS) == [b"online", b"offline"]
+    assert at_new.wait_for(1, STATUS) == [b"online"]
+    at_new.wait_for_seqs({1000}, EVENT)
+    seen = at_old.seqs(EVENT) + at_new.seqs(EVENT)
+    assert first_arrivals(seen) == list(range(1, 1001))
+    assert publisher.delivery().connected
+
+
+@pytest.mark.parametrize("unreachable", ["nobody", "frozen"])
+def test_a_move_does_not_wait_for_a_broker_that_is_away(
+    spool: Spool,
+    make_broker: BrokerFactory,
+    subscribe: SubscriberFactory,
+    publish: PublisherFactory,
+    unreachable: str,
+) -> None:
+    """Who corrects a wrong address need not wait until the next attempt, or until a dead connection is noticed."""
+    gone, there = make_broker().start(), make_broker().start()
+    subscriber = subscribe(there.options())
+    publisher = publish(gone.options(keepalive_s=60), retry_min_s=3600.0, retry_max_s=3600.0)
+    wait_until(lambda: publisher.delivery().connected, "a connection")
+    gone.freeze() if unreachable == "frozen" else gone.kill()
+    if unreachable == "nobody":
+        wait_until(lambda: publisher.delivery().last_error is not None, "the loss to be noticed")
+    fill(spool, 10)
+
+    publisher.connect_anew(there.options())
+
+    assert subscriber.wait_for_seqs(set(range(1, 11)), EVENT) == list(range(1, 11))
+    assert publisher.delivery().last_error is None
+
+
+def test_what_one_broker_refuses_the_next_is_asked_at_once(
+    spool: Spool, broker: Broker, make_broker: BrokerFactory, subscribe: SubscriberFactory, publish: PublisherFactory
+) -> None:
+    """A refusal belongs to the broker that refused."""
+    subscriber = subscribe(broker.options())
+    strict = make_broker(passwords={"node-07": "secret"}, acl=f"user node-07\ntopic write {STATUS}\n").start()
+    fill(spool, 3)
+    publisher = publish(strict.options(username="node-07", password="secret"), retry_min_s=3600.0, retry_max_s=3600.0)
+    wait_until(lambda: publisher.delivery().refused >= 3, "the refusals")
+
+    publisher.connect_anew(broker.options())
+
+    subscriber.wait_for_seqs({1, 2, 3}, EVENT)
+    wait_until(lambda: publisher.delivery().last_error is None, "all to be well")
+
+
 def test_a_clean_stop_delivers_what_waits_and_says_offline(
     spool: Spool, broker: Broker, subscribe: SubscriberFactory, publish: PublisherFactory
 ) -> None:

@@ -1,4 +1,4 @@
-"""Promises of `systemd/`: the unit is valid, sandboxed, and agrees with the agent about names, codes and times."""
+"""Promises of `systemd/`: the units are valid, sandboxed, and agree with the agent about names, codes and times."""
 
 import re
 import shutil
@@ -13,14 +13,15 @@ from agent.app import DRAIN_S
 from agent.broker import CREDENTIAL_NAME
 from agent.capture import CLOSE_DEADLINE_S
 from agent.cli import _parser
-from agent.config import Config
+from agent.config import load_config
 from agent.errors import ConfigError, ModelError
 from agent.sensor import FINISH_S
 from tests.conftest import REPOSITORY
 
 UNIT = REPOSITORY / "systemd" / "urbansound.service"
-PASSWORD_DROP_IN = REPOSITORY / "systemd" / "mqtt-password.conf"
-MAX_EXPOSURE = 20  # tenths; a unit without any sandbox has 96
+TEMPLATE = REPOSITORY / "systemd" / "urbansound@.service"
+NOTIFY_RELOAD = REPOSITORY / "systemd" / "notify-reload.conf"
+MAX_EXPOSURE = 15  # tenths; a unit without any sandbox has 96
 
 Settings = dict[str, list[str]]
 
@@ -35,22 +36,24 @@ def settings_of(file: Path) -> Settings:
     return settings
 
 
-@pytest.fixture
-def unit() -> Settings:
-    return settings_of(UNIT)
+@pytest.fixture(params=[UNIT, TEMPLATE], ids=lambda file: file.name)
+def unit(request: pytest.FixtureRequest) -> Settings:
+    """The settings of each of the units; of the template, as instance `yard`."""
+    settings = settings_of(request.param)
+    for values in settings.values():
+        values[:] = [value.replace("%i", "yard").replace("%S", "/var/lib") for value in values]
+    return settings
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """The unit with its drop-in, as installed, but for the program: `systemd-analyze` wants that to exist."""
+@pytest.fixture(params=[UNIT, TEMPLATE], ids=lambda file: file.name)
+def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The unit as installed, but for the program: `systemd-analyze` wants that to exist."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed (apt-get install systemd)")
-    file = tmp_path / UNIT.name
-    text = UNIT.read_text(encoding="utf-8")
+    unit: Path = request.param
+    file = tmp_path / unit.name.replace("@", "@yard")
+    text = unit.read_text(encoding="utf-8")
     file.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", text), encoding="utf-8")
-    drop_ins = tmp_path / f"{UNIT.name}.d"
-    drop_ins.mkdir()
-    shutil.copy(PASSWORD_DROP_IN, drop_ins)
     return file
 
 
@@ -61,7 +64,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_systemd_takes_the_unit(installed: Path) -> None:
-    """No unknown key and no bad value, in the unit and in its drop-in."""
+    """No unknown key and no bad value."""
     verified = analyze("verify", "--man=no", installed)
 
     assert (verified.returncode, verified.stderr) == (0, "")
@@ -82,12 +85,31 @@ def test_the_unit_starts_a_command_that_the_agent_has(unit: Settings) -> None:
     options = _parser().parse_args(arguments)
 
     assert Path(program).name == "urbansound"
-    assert options.config == Path("/etc") / unit["ConfigurationDirectory"][0] / "agent.toml"
+    assert options.config is not None
+    assert options.config.parent == Path("/etc") / unit["ConfigurationDirectory"][0]
+    assert options.config.name in ("agent.toml", "yard.toml")
 
 
 def test_the_outbox_is_in_the_state_folder(unit: Settings) -> None:
-    """Without configuration, the agent spools where the unit lets it write."""
-    assert Config().spool.path.parent == Path("/var/lib") / unit["StateDirectory"][0]
+    """Without configuration, the agent spools where the unit lets it write; each microphone of several on its own."""
+    environment = dict(setting.split("=", 1) for setting in unit.get("Environment", []))
+
+    assert load_config(None, environment).spool.path.parent == Path("/var/lib") / unit["StateDirectory"][0]
+
+
+def test_the_template_is_the_unit_but_for_its_names() -> None:
+    """What is said of one unit holds for the other: configuration, outbox and password are the instance's own."""
+    one, each = settings_of(UNIT), settings_of(TEMPLATE)
+    different = {name for name in one | each if one.get(name) != each.get(name)}
+
+    assert different == {"Description", "ExecStart", "StateDirectory", "LoadCredential", "Environment"}
+    assert all("%i" in value for name in different for value in each[name])
+
+
+def test_a_reload_is_the_signal_that_the_agent_reads_its_configuration_at(unit: Settings) -> None:
+    """`systemctl reload` sends SIGHUP; from systemd 253 on, systemd sends it itself and waits for the answer."""
+    assert unit["ExecReload"] == ['/bin/sh -c "kill -HUP ${MAINPID}"']
+    assert settings_of(NOTIFY_RELOAD) == {"Type": ["notify-reload"], "ExecReload": [""]}
 
 
 def test_only_what_a_restart_cannot_help_stays_down(unit: Settings) -> None:
@@ -125,8 +147,10 @@ def test_no_sound_reaches_the_disk(unit: Settings) -> None:
     assert unit["MemorySwapMax"] == ["0"]
 
 
-def test_the_password_has_the_name_that_the_agent_looks_for() -> None:
-    """The credential of the drop-in is the one that the agent reads."""
-    (credential,) = settings_of(PASSWORD_DROP_IN)["LoadCredential"]
+def test_the_password_has_the_name_that_the_agent_looks_for(unit: Settings) -> None:
+    """The unit's credential is the one that the agent reads; without a path, it may be missing."""
+    (credential,) = unit["LoadCredential"]
+    name, _, file = credential.partition(":")
 
-    assert credential.partition(":")[0] == CREDENTIAL_NAME
+    assert name == CREDENTIAL_NAME
+    assert file in ("urbansound.mqtt_password", "urbansound-yard.mqtt_password")
