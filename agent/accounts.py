@@ -20,6 +20,7 @@ from agent.values import AudioBlock, Gap, GapCause
 
 SETTLE_NS = 60 * SECOND_NS
 KEEP_S = 60.0
+KEEP_SOON_S = 5.0  # a gap that is told must not be told again after a kill; but gaps may come each second
 MARGIN_NS = SECOND_NS  # what comes last before a device goes may still be on its way to the ledger
 
 
@@ -65,6 +66,8 @@ class Accounts:
         self._started_s = now_s
         self._ledger = Ledger(utc_ns, hours.known())
         before = hours.last_heard()
+        if before is None:  # were it killed now, the next start would know since when
+            hours.keep({}, LastHeard(utc_ns, None))
         self._first_gap_ns = utc_ns if before is None else min(utc_ns, before.utc_ns)
         self._deaf_before = None if before is None else before.cause
         self._heard_until_ns: int | None = None  # UTC; until then all gaps are told
@@ -77,6 +80,7 @@ class Accounts:
         self._gaps = 0
         self._deaf: GapCause | None = None
         self._kept_s = now_s
+        self._has_told = False
 
     def begin(self, sample_rate_hz: int) -> None:
         """The microphone is open."""
@@ -101,6 +105,7 @@ class Accounts:
             self._ledger.date(end_ns)
             self._gaps += 1
         self._tell(Gap(begin_ns, max(begin_ns, end_ns), max(0, end_ns - begin_ns), cause))
+        self._has_told = True
 
     def hear(self, block: AudioBlock, timeline: Timeline) -> None:
         """A block has been analysed."""
@@ -138,9 +143,10 @@ class Accounts:
             return self._balance(clock_ns)
 
     def keep(self, now_s: float, *, at_once: bool = False) -> None:
-        """Write what is new to the disk, once in `KEEP_S`; on the main thread."""
-        if not at_once and now_s - self._kept_s < KEEP_S:
+        """Write what is new to the disk, once in `KEEP_S`, and soon after a gap; on the main thread."""
+        if not at_once and now_s - self._kept_s < (KEEP_SOON_S if self._has_told else KEEP_S):
             return
+        self._has_told = False
         self._kept_s = now_s
         with self._lock:
             news = self._ledger.take_news()

@@ -55,6 +55,7 @@ class Lookout:
         self._now = now
         self._watch = LivenessWatch(now_s)
         self._said_s = now_s
+        self._capturing = False
         self._balance = accounts.look(now_s, None, away=False)
         self._tell(self.liveness, now_s)
 
@@ -67,6 +68,11 @@ class Lookout:
     def balance(self) -> Balance:
         """The account, as of the last look."""
         return self._balance
+
+    def hopeless(self, now_s: float, give_up_s: float) -> Liveness | None:
+        """Why to leave for a fresh start: stalled for so long. Opening the microphone has a deadline of its own."""
+        stalled = self.liveness.state == "stalled" and now_s - self.liveness.since_s >= give_up_s
+        return self.liveness if stalled and self._capturing else None
 
     def in_words(self) -> str:
         """Whether the sensor hears, for `systemctl status`."""
@@ -83,6 +89,7 @@ class Lookout:
         """
         rate_hz = sample_rate_hz or 1  # of no samples
         away = capture.state in _AWAY
+        self._capturing = capture.state == "running"
         sight = Sight(
             now_s=now_s,
             device=not away,

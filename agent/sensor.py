@@ -109,9 +109,9 @@ class Sensor:
                 break
             self._look_after_reloads(heartbeat)
             now_s = time.monotonic()
-            self._look(now_s)
-            heartbeat.push(self._analysed_s, now_s, self._status())
-            stalled = self._stalled(now_s)
+            stalled = self._look(now_s)
+            analysed = self._health.analysed_samples if self._heard else 0
+            heartbeat.push(analysed / (self._sample_rate_hz or 1), now_s, self._status())
         heartbeat.stop()
         with self._starting:  # a microphone that is just being started would be missed
             self._microphone.stop() if stalled is None else self._microphone.abandon()
@@ -128,17 +128,11 @@ class Sensor:
         if not self._stop.is_set():
             raise AgentError(f"capture is {self._microphone.snapshot().state}, expected sound until a signal comes")
 
-    def _look(self, now_s: float) -> None:
+    def _look(self, now_s: float) -> Liveness | None:
+        """Look whether it hears; gives why to leave, where sound has not moved on for too long."""
         waiting = self._ring.waiting if self._ring is not None else 0
-        capture = self._microphone.snapshot()
-        self._lookout.look(now_s, capture, sample_rate_hz=self._sample_rate_hz, waiting=waiting)
-
-    def _stalled(self, now_s: float) -> Liveness | None:
-        """Why to leave: sound has not moved on for too long. Opening the microphone has a deadline of its own."""
-        liveness = self._lookout.liveness
-        running = self._microphone.snapshot().state == "running"
-        hopeless = liveness.state == "stalled" and now_s - liveness.since_s >= self._give_up_s
-        return liveness if running and hopeless else None
+        self._lookout.look(now_s, self._microphone.snapshot(), sample_rate_hz=self._sample_rate_hz, waiting=waiting)
+        return self._lookout.hopeless(now_s, self._give_up_s)
 
     def _look_after_reloads(self, heartbeat: Heartbeat) -> None:
         if self._reloader is None:
@@ -258,10 +252,6 @@ class Sensor:
 
     def _end_reason(self) -> EndReason:
         return "shutdown" if self._stop.is_set() else "gap"
-
-    @property
-    def _analysed_s(self) -> float:
-        return self._health.analysed_samples / self._sample_rate_hz if self._heard else 0.0
 
     def _status(self) -> str:
         news = None if self._reloader is None else self._reloader.status
