@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test check benchmark fuzz clean
+.PHONY: model demo test check benchmark fuzz clean
 
 demo: $(VENV)/demo.stamp  ## replay a street through the whole agent and a real broker
 	$(BIN)/python -m demo
@@ -23,6 +23,18 @@ fuzz: $(VENV)/dev.stamp  ## broken inputs for every parser (make fuzz COUNT=1000
 benchmark: $(VENV)/dev.stamp  ## the agent beside YAMNet (make benchmark YAMNET=FILE) and OpenL3
 	$(BIN)/python -m benchmarks $(if $(YAMNET),--yamnet $(YAMNET))
 
+# Once more the recipe of the default model, over some hours. EPOCHS=1 shows in minutes that all steps run.
+DATA = --us8k $(US8K) --esc10 $(ESC10)
+TRAINING = $(DATA) --teacher $(YAMNET) $(if $(EPOCHS),--epochs $(EPOCHS))
+BUILD := build
+
+model: $(VENV)/dev.stamp  ## the default model anew (make model US8K=DIR ESC10=DIR YAMNET=FILE)
+	$(if $(and $(US8K),$(ESC10),$(YAMNET)),,$(error expected US8K=DIR ESC10=DIR YAMNET=FILE))
+	$(BIN)/urbansound-model crossvalidate $(TRAINING) --peer $(YAMNET) --out $(BUILD)/crossvalidation
+	$(BIN)/urbansound-model build $(TRAINING) --results $(BUILD)/crossvalidation --out $(BUILD)/model
+	$(BIN)/urbansound-model tune --model $(BUILD)/model --crossvalidation $(BUILD)/crossvalidation --calibrated $(DATA) \
+	  --budget 4 --hours 8
+
 clean:
 	rm -rf $(VENV)
 
@@ -38,7 +50,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@tools/system-packages.sh libportaudio2 libasound2-plugins libusb-1.0-0 mosquitto openssl pulseaudio pulseaudio-utils strace
+	@tools/system-packages.sh gcc libc6-dev libportaudio2 libasound2-plugins libusb-1.0-0 mosquitto openssl pulseaudio pulseaudio-utils strace
 	@echo "Installing the agent, TensorFlow for model_export, and the tools into $(VENV)"
 	$(INSTALL) '.[plot,export,cluster,dev]'
 	@touch $@

@@ -10,9 +10,9 @@ begun, or silence of a sound system that may still deliver everything.
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from agent.clock import Timeline, to_ns
+from agent.clock import Reckoning, Timeline, to_ns
 from agent.condition import Condition, Inspector, Run
 from agent.coverage import HOUR_NS, KIND_OF, SECOND_NS, Ledger, Tally, duration_ns
 from agent.hours import Hours, LastHeard
@@ -55,22 +55,25 @@ class Accounts:
 
     Args:
         hours: what is kept on disk.
-        tell: takes each gap when it is over; called on the pipeline thread.
+        tell: takes each gap when it is over, and by what it is dated; called on the pipeline thread.
         now_s: monotonic time of the start.
-        utc_ns: the same in nanoseconds since 1970.
+        reckoning: how UTC follows from it.
     """
 
-    def __init__(self, hours: Hours, tell: Callable[[Gap], None], *, now_s: float, utc_ns: int) -> None:
+    def __init__(
+        self, hours: Hours, tell: Callable[[Gap, Reckoning], None], *, now_s: float, reckoning: Reckoning
+    ) -> None:
         self._hours = hours
         self._tell = tell
         self._started_s = now_s
+        utc_ns = round((reckoning.utc_zero_s + now_s) * SECOND_NS)
         self._ledger = Ledger(utc_ns, hours.known())
+        start = LastHeard(utc_ns, reckoning.boot, reckoning.synced is not False, None)
         before = hours.last_heard()
         if before is None:  # were it killed now, the next start would know since when
-            hours.keep({}, LastHeard(utc_ns, None))
-        self._first_gap_ns = utc_ns if before is None else min(utc_ns, before.utc_ns)
-        self._deaf_before = None if before is None else before.cause
-        self._heard_until_ns: int | None = None  # UTC; until then all gaps are told
+            hours.keep({}, start)
+        self._before = before if before is not None and _can_be_told(before, reckoning) else start
+        self._last_heard: LastHeard | None = None  # of this run
         self._lock = threading.Lock()
         self._is_new = True
         self._booked_ahead_ns = 0  # of a gap that is not over yet
@@ -90,13 +93,15 @@ class Accounts:
     def lose(self, block: AudioBlock, cause: GapCause, timeline: Timeline) -> None:
         """There is a gap before this block, or it is the first one; before the block is analysed."""
         begin = block.first_sample - block.lost_before
+        is_right = False
         begin_ns, end_ns = to_ns(timeline.utc_of(begin)), to_ns(timeline.utc_of(block.first_sample))
         with self._lock:
             if self._is_new:  # all from the start of the agent to the first sample that it has heard
                 self._is_new = False
                 lost_ns = self._clock_ns(timeline.monotonic_of(block.first_sample)) - self._ledger.position_ns
-                begin_ns = self._first_gap_ns
-                cause = self._deaf or self._deaf_before or "not_running"
+                begin_ns = self._before.utc_ns
+                is_right = self._before.is_right
+                cause = self._deaf or self._before.cause or "not_running"
             else:
                 self._book(self._inspector.flush())
                 lost_ns = duration_ns(begin, block.lost_before, self._rate_hz) - self._booked_ahead_ns
@@ -104,7 +109,9 @@ class Accounts:
             self._ledger.book("lost", lost_ns)
             self._ledger.date(end_ns)
             self._gaps += 1
-        self._tell(Gap(begin_ns, max(begin_ns, end_ns), max(0, end_ns - begin_ns), cause))
+        if not is_right or timeline.reckoning.synced:
+            begin_ns = min(begin_ns, end_ns)
+        self._tell(Gap(begin_ns, end_ns, max(0, end_ns - begin_ns), cause, is_right), timeline.reckoning)
         self._has_told = True
 
     def hear(self, block: AudioBlock, timeline: Timeline) -> None:
@@ -116,14 +123,15 @@ class Accounts:
             booked = next_sample - self._inspector.begun
             utc_ns = to_ns(timeline.utc_of(booked))
             self._ledger.date(utc_ns)
-            self._heard_until_ns = to_ns(timeline.utc_of(next_sample))
+            by = timeline.reckoning
+            self._last_heard = LastHeard(to_ns(timeline.utc_of(next_sample)), by.boot, by.synced is not False, None)
             if self._ledger.position_ns - self._settled_ns >= SETTLE_NS:
                 since_ns = self._ledger.unsettled_ns
                 missing_ns = self._ledger.settle(self._clock_ns(timeline.monotonic_of(booked)))
                 self._gaps += missing_ns > 0
                 self._settled_ns = self._ledger.position_ns
         if missing_ns > 0:
-            self._tell(Gap(utc_ns - since_ns - missing_ns, utc_ns, missing_ns, "trickle"))
+            self._tell(Gap(utc_ns - since_ns - missing_ns, utc_ns, missing_ns, "trickle"), timeline.reckoning)
 
     def look(self, now_s: float, deaf: GapCause | None, *, away: bool) -> Balance:
         """How it stands; on the main thread, about once a second.
@@ -150,8 +158,8 @@ class Accounts:
         self._kept_s = now_s
         with self._lock:
             news = self._ledger.take_news()
-            until_ns, deaf = self._heard_until_ns, self._deaf
-        self._hours.keep(news, None if until_ns is None else LastHeard(until_ns, deaf))
+            last_heard, deaf = self._last_heard, self._deaf
+        self._hours.keep(news, None if last_heard is None else replace(last_heard, cause=deaf))
 
     def finish(self, now_s: float) -> None:
         """The agent ends: what is pending will not be heard."""
@@ -184,3 +192,8 @@ class Accounts:
             hour_percent=ledger.percent_of_hour(this_hour) or 0.0,
             last_hour_percent=ledger.percent_of_hour(this_hour - 1),
         )
+
+
+def _can_be_told(before: LastHeard, now: Reckoning) -> bool:
+    """Whether the time between the runs is known: by a clock that was set, or by one that has not been since."""
+    return before.is_right or before.boot == now.boot

@@ -12,22 +12,25 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Self
 
 from agent import __version__, broker, messages
+from agent.accelerator import Choice, choose
 from agent.aggregation import Aggregator
-from agent.clock import time_synced, utc_now
+from agent.clock import Reckoning, WallClock, utc_now
 from agent.config import Config, EventsConfig, InferenceConfig, MqttConfig
-from agent.errors import BrokerError, ConfigError
+from agent.errors import BrokerError, ConfigError, DatabaseUnwritableError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd, join_period_s
 from agent.inference import Classifier
+from agent.litert import CPU, AcceleratorError
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
-from agent.spool import Spool
+from agent.spool import Spool, SpooledMessage
 from agent.values import EventRule, Gap, SoundEvent
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,11 @@ log = logging.getLogger(__name__)
 REPLAY_SPOOL_NAME = "replay-spool.sqlite"  # beside that of the sensor, which may be running
 COVERAGE_FILE_NAME = "coverage.sqlite"  # beside that, too
 STDIN = 0
+NEVER = 1.0  # an `on` that says that a class is not told
 DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
+DISCARD_INTERVAL_S = 3600.0  # between two looks for messages that are too old
+
+_DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ class Judge:
 
     Args:
         config: the effective configuration.
+        live: whether sound is heard as it comes: only there `auto` looks for an accelerator. Recordings are heard many
+            windows at once, by the CPU, for the same events on every machine.
 
     Attributes:
         config: the effective configuration.
@@ -73,7 +82,7 @@ class Judge:
         ConfigError: the rules, the window hop or the form of inference do not fit the model.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, live: bool = False) -> None:
         self.model: ModelFolder = load_model_folder(config.model.path or DEFAULT_MODEL)
         self.model.require_classifier()  # before the rules, which would say that there are no classes
         self.config = config
@@ -81,7 +90,32 @@ class Judge:
         self.rules = _rules(card, config.events)
         self.stages(card.front_end.sample_rate_hz)  # what does not fit is said now, not when sound comes
         self.streams = _streams(card, config.inference)
-        self.classifier = Classifier(self.model, num_threads=config.inference.num_threads, streaming=self.streams)
+        asked = config.inference.accelerator
+        if asked == "auto" and not live:
+            self._choice = Choice(asked, CPU, "sound is not live")
+        else:
+            self._choice = choose(asked, self.model, streaming=self.streams)
+        try:
+            self.classifier = self._classifier()
+        except AcceleratorError as error:  # it could a moment ago, in another process
+            self._choice = self._choice.given_up(str(error))
+            self.classifier = self._classifier()
+        if self._choice.refused:
+            log.warning("accelerator.refused asked=%s reason=%s", asked, self._choice.reason)
+
+    def _classifier(self) -> Classifier:
+        return Classifier(
+            self.model,
+            num_threads=self.config.inference.num_threads,
+            streaming=self.streams,
+            device=self._choice.device,
+        )
+
+    @property
+    def accelerator(self) -> Choice:
+        """Where the embedding network runs now, and why; it changes when an accelerator fails."""
+        failure = self.classifier.failure
+        return self._choice if failure is None else self._choice.given_up(f"failed while it ran: {failure}")
 
     def under(self, config: Config) -> "Judge":
         """The same model under another configuration of the events and of the broker.
@@ -151,7 +185,10 @@ def _rules(card: ModelCard, events: EventsConfig) -> dict[str, EventRule]:
     for label in events.labels or ():
         if label not in rules:
             raise ConfigError(f"events.labels: unknown class {label!r}, expected some of {', '.join(rules)}")
-    return {label: rule for label, rule in rules.items() if events.labels is None or label in events.labels}
+        if rules[label].on >= NEVER:
+            raise ConfigError(f"events.labels: {label} is not told, expected events.classes.{label}.on below 1")
+    wanted = rules.keys() if events.labels is None else events.labels
+    return {label: rule for label, rule in rules.items() if label in wanted and rule.on < NEVER}
 
 
 def _streams(card: ModelCard, inference: InferenceConfig) -> bool:
@@ -279,9 +316,11 @@ class Outbox:
         stop: set when the publisher cannot go on; why is raised on leaving.
         replayed: whether recordings are told. They have their own spool and MQTT session, and say nothing about the
             node's state: the sensor may be running.
+        clock: what the wall clock is worth; the real one unless given.
 
     Raises:
-        DatabaseError: the outbox cannot be opened; on leaving, it failed meanwhile.
+        DatabaseError: the outbox cannot be opened; on leaving, it failed meanwhile, or the disk takes nothing and the
+            broker has not taken it either.
         BrokerError: on leaving, where recordings were told: not all of it could be delivered.
         ConfigError: the password or the TLS files cannot be used.
     """
@@ -294,6 +333,7 @@ class Outbox:
         environment: Mapping[str, str],
         stop: Stop,
         replayed: bool = False,
+        clock: WallClock | None = None,
     ) -> None:
         self._site = (config, judge)  # in one, so that the publisher never sees one without the other
         self._stop = stop
@@ -304,13 +344,24 @@ class Outbox:
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
         self._liveness: messages.LivenessPart | None = None
-        options = self._options = broker_options(config.mqtt, environment)
+        self._environment = environment
+        self._options = broker_options(config.mqtt, environment)  # what is wrong with the files is said now
+        self.clock = clock or WallClock()
+        self._next_discard_s = 0.0
         spool_file = config.spool.path.parent / REPLAY_SPOOL_NAME if replayed else config.spool.path
-        self.spool = Spool(spool_file, config.spool.max_messages)
+        self.spool = Spool(
+            spool_file,
+            config.spool.max_messages,
+            config.spool.max_mib << 20,
+            boot=self.clock.boot,
+            monotonic=self.clock.monotonic,
+        )
         self._end_interrupted()
         self.publisher = Publisher(
             spool=self.spool,
-            options=options,
+            options=partial(self._connecting),
+            finish=self._finished,
+            live_first=config.spool.order == "live",
             client_id=f"urbansound-{config.node.id}" + ("-replay" if replayed else ""),
             announce=(lambda: ()) if replayed else self._announcement,
             farewell=None if replayed else broker.Publication(self._topics.status, messages.OFFLINE, retain=True),
@@ -326,6 +377,8 @@ class Outbox:
         waiting, why = len(self.spool), self.publisher.delivery().last_error
         failure = self._failure  # not one that closing makes: the thread may still be looking up a host
         self.spool.close()
+        if self.spool.unsaved and failure is None:
+            failure = DatabaseUnwritableError(f"{self.spool.trouble}; {self.spool.unsaved} messages are lost")
         if failure is not None and error is None:
             raise failure
         if not delivered:
@@ -333,8 +386,16 @@ class Outbox:
             if self._replayed and error is None and not self._stop.is_set():
                 raise BrokerError(f"{waiting} messages wait in the spool for the next replay that publishes; {why}")
 
-    def teller(self, sample_rate_hz: int, utc_of: Callable[[int], datetime]) -> Callable[[SoundEvent], None]:
-        """What puts the events of a stream into the spool; call it on the pipeline thread."""
+    def teller(
+        self, sample_rate_hz: int, utc_of: Callable[[int], datetime], reckon: Callable[[], Reckoning] | None = None
+    ) -> Callable[[SoundEvent], None]:
+        """What puts the events of a stream into the spool; call it on the pipeline thread.
+
+        Args:
+            sample_rate_hz: of the stream.
+            utc_of: when a sample was heard.
+            reckon: by what `utc_of` reckons; None for a recording.
+        """
         config, judge = self._site
         teller = messages.EventTeller(
             topics=self._topics,
@@ -343,25 +404,32 @@ class Outbox:
             groups=judge.model.card.groups,
             utc_of=utc_of,
             sample_rate_hz=sample_rate_hz,
-            time_synced=(lambda: None) if self._replayed else time_synced,
+            reckon=reckon,
             replayed=self._replayed,
             event_ids=self._event_ids,
         )
 
         def tell(event: SoundEvent) -> None:
+            if self.clock.monotonic() >= self._next_discard_s:
+                self._discard_old()
             told = teller.tell(event)
-            self.spool.append(told.topic, told.payload, event_id=told.event_id, ends=told.ends)
+            self.spool.append(
+                told.topic,
+                told.payload,
+                kind="update" if told.state == "update" else "event",
+                event_id=told.event_id,
+                ends=told.ends,
+            )
 
         self._sample_rate_hz = sample_rate_hz
         self.publisher.announce_again()
         return tell
 
-    def tell_gap(self, gap: Gap) -> None:
-        """Put a gap into the spool; call it on the pipeline thread."""
-        topic, payload = messages.told_gap(
-            gap, topics=self._topics, source=self._site[0].node.source, time_synced=time_synced()
-        )
-        self.spool.append(topic, payload)
+    def tell_gap(self, gap: Gap, reckoning: Reckoning) -> None:
+        """Put a gap into the spool, dated by this reckoning; call it on the pipeline thread."""
+        config, _ = self._site
+        topic, payload = messages.told_gap(gap, topics=self._topics, source=config.node.source, reckoning=reckoning)
+        self.spool.append(topic, payload, kind="gap")
 
     def say_liveness(self, liveness: messages.LivenessPart) -> None:
         """Whether the sensor hears has changed: say it in `info`."""
@@ -381,13 +449,16 @@ class Outbox:
                 "schema": "urbansound.health/1",
                 "node": config.node.id,
                 "source": config.node.source,
-                "time": utc_now(),
+                "time": self.clock.now(),
                 "liveness": self._liveness,
                 "delivered": delivery.delivered,
                 "queued": delivery.queued,
+                "refused": delivery.refused,
+                "unsaved": delivery.unsaved,
                 "dropped": delivery.dropped,
+                "dropped_by_kind": delivery.discarded,
                 "last_error": delivery.last_error,
-                "time_synced": time_synced(),
+                "time_synced": self.clock.reckon().synced,
                 **facts,
             }
         )
@@ -400,7 +471,43 @@ class Outbox:
             self.publisher.announce_again()
             return
         self._options = options
-        self.publisher.connect_anew(options)
+        self.publisher.connect_anew(partial(self._connecting))
+
+    def _connecting(self) -> broker.BrokerOptions:
+        """Where to connect now, and as whom. Called on the publisher thread before each attempt."""
+        self._reckoned()  # even if nothing can be sent: should the machine be started anew, this boot's time is known
+        config, _ = self._site
+        return broker_options(config.mqtt, self._environment)
+
+    def _finished(self, message: SpooledMessage) -> bytes | None:
+        """A message as it is sent now. Called on the publisher thread."""
+        waited_s = self._waited_s(message, self._reckoned())
+        return messages.finished(message.payload, queued_s=waited_s, boots=self.spool.boots)
+
+    def _waited_s(self, message: SpooledMessage, now: Reckoning) -> float | None:
+        """How long ago a message was made; None where it was before a reboot, and UTC is not known then or now."""
+        if message.boot == now.boot:
+            return max(0.0, self.clock.monotonic() - message.made_s)
+        began_s = self.spool.boots.get(message.boot)
+        if began_s is None or not now.synced:
+            return None
+        return max(0.0, now.utc_zero_s + self.clock.monotonic() - (began_s + message.made_s))
+
+    def _reckoned(self) -> Reckoning:
+        """The time, as far as it is known; once it is, the spool remembers it for what was told before."""
+        reckoning = self.clock.reckon()
+        if reckoning.synced and reckoning.boot not in self.spool.boots:
+            self.spool.note_boot(reckoning.boot, reckoning.utc_zero_s)
+        return reckoning
+
+    def _discard_old(self) -> None:
+        """What is too old goes, where it is known how old it is."""
+        config, _ = self._site
+        self._next_discard_s = self.clock.monotonic() + DISCARD_INTERVAL_S
+        now = self._reckoned()
+        if now.synced:
+            now_s = now.utc_zero_s + self.clock.monotonic()
+            self.spool.discard_older(now_s - config.spool.max_age_days * _DAY_S)
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
@@ -418,14 +525,20 @@ class Outbox:
             log.warning("event.interrupted event_id=%s", event.event_id)
 
     def _announcement(self) -> Sequence[broker.Publication]:
+        """What is said first on each connection; before what has waited, which may be too old by now."""
+        self._discard_old()
         config, judge = self._site
         public = config.model_dump_json(exclude={"mqtt": {"password"}})
+        accelerator = judge.accelerator
         info = messages.InfoMessage(
             node=config.node.id,
             started=self._started,
             agent_version=__version__,
             model=judge.identity,
             labels=tuple(judge.rules),
+            accelerator=messages.AcceleratorInfo(
+                name=accelerator.name, asked=accelerator.asked, reason=accelerator.reason
+            ),
             config_sha256=hashlib.sha256(public.encode()).hexdigest(),
             sources=(messages.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
             liveness=self._liveness,

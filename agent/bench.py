@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from agent import __version__, pipeline
+from agent.accelerator import Trial, try_named
 from agent.app import Judge, Stop
-from agent.config import Config
+from agent.config import ACCELERATORS, Config
 from agent.errors import RecordingError
 from agent.inference import Classifier
 from agent.replay import replay
@@ -66,12 +67,14 @@ class Live:
     """The whole pipeline, fed hop by hop as by a microphone.
 
     Attributes:
+        accelerator: where the embedding network ran, as `urbansound run` would choose.
         hops: how many.
         work_p50_ms, work_p95_ms, work_p99_ms, work_max_ms: from having a hop to having its events.
         cpu_share: of one core.
         resident_mib: memory afterwards.
     """
 
+    accelerator: str
     hops: int
     work_p50_ms: float
     work_p95_ms: float
@@ -83,7 +86,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """The embedding network and the classifier, for a second of sound at the configured hop.
+    """The embedding network and the classifier on the CPU, for a second of sound at the configured hop.
 
     Attributes:
         windowed_ms: the embedding network, each window on its own.
@@ -135,7 +138,8 @@ class Report:
         sample_rate_hz: of the sound.
         window_hop_s: as configured.
         live, networks, replay: the figures.
-        shortest_hop_s: with which each form leaves half a core free; None where no hop does.
+        accelerators: each that can be asked for, beside the CPU.
+        shortest_hop_s: with which each form leaves half a core free, on the CPU; None where no hop does.
     """
 
     schema: str
@@ -148,6 +152,7 @@ class Report:
     live: Live
     networks: Networks
     replay: Replay
+    accelerators: tuple[Trial, ...]
     shortest_hop_s: dict[str, float | None]
 
     def as_json(self) -> dict[str, Any]:
@@ -189,7 +194,8 @@ def street(duration_s: float, rate_hz: int) -> FloatArray:
 
 
 def _bench(config: Config, file: Path, name: str, live_s: float) -> Report:
-    judge = Judge(config)
+    on_cpu = config.inference.model_copy(update={"accelerator": "cpu"})
+    judge = Judge(config.model_copy(update={"inference": on_cpu}))
     card, hop_s = judge.model.card, config.inference.window_hop_s
     blocks, rate_hz = _first_blocks(file, STAGES_MAX_S)
     windows = _windows(judge, blocks, rate_hz)
@@ -217,6 +223,7 @@ def _bench(config: Config, file: Path, name: str, live_s: float) -> Report:
         live=live,
         networks=networks,
         replay=replayed,
+        accelerators=_accelerators(judge, config.inference.accelerator),
         shortest_hop_s=_shortest_hop_s(judge, networks, replayed, front_end_ms),
     )
 
@@ -241,8 +248,14 @@ def _short(blocks: Sequence[AudioBlock], rate_hz: int) -> list[AudioBlock]:
     return [AudioBlock(samples[first : first + n], first) for first in range(0, len(samples), n)]
 
 
+def _accelerators(judge: Judge, asked: str) -> tuple[Trial, ...]:
+    """Each by its name, and the delegate that is configured."""
+    names = dict.fromkeys((*ACCELERATORS, asked))
+    return tuple(try_named(name, judge.model, streaming=judge.streams) for name in names if name not in ("auto", "cpu"))
+
+
 def _live(config: Config, file: Path, live_s: float) -> Live:
-    judge = Judge(config)
+    judge = Judge(config, live=True)
     blocks, rate_hz = _first_blocks(file, LIVE_SOUND_S)
     stages, short = judge.stages(rate_hz), _short(blocks, rate_hz)
     work_s: list[float] = []
@@ -265,6 +278,7 @@ def _live(config: Config, file: Path, live_s: float) -> Live:
     (from_s, from_cpu_s), (to_s, to_cpu_s) = marks[WARM_HOPS], marks[-1]
     p50, p95, p99 = np.percentile(work_ms, [50, 95, 99])
     return Live(
+        accelerator=judge.accelerator.name,
         hops=len(work_ms),
         work_p50_ms=float(p50),
         work_p95_ms=float(p95),
@@ -437,8 +451,8 @@ def as_text(report: Report) -> str:
         f"model {report.model}, {report.form}, a window each {report.window_hop_s:g} s; "
         f"sound: {report.sound}, {report.sample_rate_hz} Hz",
         "",
-        f"live: {live.cpu_share:.2%} of a core, {live.resident_mib:.0f} MiB resident; work for 0.1 s of sound, "
-        f"{live.hops} times:",
+        f"live, on the {live.accelerator}: {live.cpu_share:.2%} of a core, {live.resident_mib:.0f} MiB resident; "
+        f"work for 0.1 s of sound, {live.hops} times:",
         f"      p50 {live.work_p50_ms:.2f}   p95 {live.work_p95_ms:.2f}   p99 {live.work_p99_ms:.2f}   "
         f"max {live.work_max_ms:.2f} ms",
         "",
@@ -447,7 +461,7 @@ def as_text(report: Report) -> str:
     ]
     for name in ("decode", "resample", "front_end", "networks", "events", "whole"):
         lines.append(f"      {name.replace('_', ' '):24}{getattr(replayed, f'{name}_ms'):8.3f} ms")
-    lines += ["", "networks, processor time for 1 s of sound:"]
+    lines += ["", "networks on the CPU, processor time for 1 s of sound:"]
     lines.append(f"      {'windowed':24}{networks.windowed_ms:8.3f} ms")
     for name, ms, ratio in (
         ("streaming, hop by hop", networks.streaming_ms, networks.ratio),
@@ -456,6 +470,12 @@ def as_text(report: Report) -> str:
         if ms is not None:
             lines.append(f"      {name:24}{ms:8.3f} ms, {ratio:.1f} times less")
     lines += [f"      {'classifier, hop by hop':24}{networks.classifier_ms:8.3f} ms", ""]
+    lines.append("accelerators beside the CPU, by the clock, a step is a window's new frames to its likelihoods:")
+    for trial in report.accelerators:
+        measured = "" if trial.ms_per_step is None else trial.figures
+        told = "; ".join(filter(None, (measured, trial.problem)))
+        lines.append(f"      {trial.device.library or trial.device.name:24}{told}")
+    lines.append("")
     for form, hop_s in report.shortest_hop_s.items():
         told = "none" if hop_s is None else f"{hop_s:g} s"
         lines.append(f"shortest hop that leaves half a core free, {form}: {told}")

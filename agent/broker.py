@@ -32,7 +32,8 @@ CONNECT_TIMEOUT_S = 10.0
 RETRY_MIN_S = 1.0
 RETRY_MAX_S = 60.0
 
-_KEEPALIVE_CHECKS = 4  # a quarter of the keepalive late is early enough: brokers wait one and a half of it
+_PINGS = 2  # in a keepalive: a broker that is asked half-way has the other half to answer
+_CHECKS = 8  # in a keepalive: so much of it late is early enough
 _QOS = 1
 _LONGEST_TOPIC_BYTES = 65_535
 
@@ -55,7 +56,8 @@ class BrokerOptions:
         password: never shown.
         tls: None for plain TCP.
         tls_sha256: of the files that `tls` was made of, by which options are told apart.
-        keepalive_s: a dead broker is noticed within about twice this time.
+        keepalive_s: when nothing has come from the broker for so long, though it was asked half-way, it is dead. It
+            hears half of this, and takes us for dead after one and a half times that.
 
     Raises:
         ConfigError: a password without a user name.
@@ -271,6 +273,7 @@ class Connection:
         self._waker = waker
         self._welcome: ReasonCode | None = None
         self._lost: str | None = None
+        self._heard_at = self._left_at = time.monotonic()
         self._socket_trouble: str | None = None
         self._acknowledgements: list[Acknowledgement] = []
         self._subscription: list[ReasonCode] | None = None
@@ -356,11 +359,14 @@ class Connection:
     def _connect(self) -> None:
         options = self._options
         try:
-            self._client.connect(options.host, options.port, options.keepalive_s)
+            self._client.connect(options.host, options.port, max(1, options.keepalive_s // _PINGS))
         except (OSError, ValueError) as error:
             raise BrokerError(f"{options.name}: {_why_unreachable(error, options)}") from error
-        until = time.monotonic() + CONNECT_TIMEOUT_S
+        self._heard_at = self._left_at = time.monotonic()
+        until = self._heard_at + CONNECT_TIMEOUT_S
         while self._welcome is None:
+            if self._lost == self._silence:
+                self._abandon("takes the connection and does not answer")
             if self._lost is not None:
                 missing = "TLS" if options.tls is None else "a client certificate"
                 self._abandon(f"{self._lost} before it let us in; perhaps it expects {missing}")
@@ -375,17 +381,28 @@ class Connection:
         connection = self._client.socket()
         if self._lost is not None or connection is None:
             self._abandon(self._lost or "the connection is lost")
+        self._heard_at += time.monotonic() - self._left_at  # while we were elsewhere nobody asked the broker
         readers: list[Any] = [connection] if self._waker is None else [connection, self._waker]
         writers = [connection] if self._client.want_write() else []
-        waiting_s = 0.0 if _has_pending(connection) else min(timeout_s, self._options.keepalive_s / _KEEPALIVE_CHECKS)
+        pending = _has_pending(connection)
+        patience_s = self._heard_at + self._options.keepalive_s - time.monotonic()
+        waiting_s = 0.0 if pending else min(timeout_s, self._options.keepalive_s / _CHECKS, patience_s)
         readable, writable, _ = select.select(readers, writers, [], max(0.0, waiting_s))
         if self._waker is not None and self._waker in readable:
             self._waker.clear()
-        if connection in readable or waiting_s == 0.0:
+        if pending or connection in readable:
+            self._heard_at = time.monotonic()
             self._client.loop_read()
+        elif self._welcome is not None and time.monotonic() - self._heard_at >= self._options.keepalive_s:
+            self._abandon(self._silence)
         if connection in writable:
             self._client.loop_write()
         self._client.loop_misc()
+        self._left_at = time.monotonic()
+
+    @property
+    def _silence(self) -> str:
+        return f"has not answered for {self._options.keepalive_s} s"
 
     def _abandon(self, why: str) -> NoReturn:
         self.drop()
@@ -415,7 +432,7 @@ class Connection:
         elif flags.is_disconnect_packet_from_server:
             self._lost = f"sent us away ({reason})"
         elif reason.value == _KEEP_ALIVE_TIMEOUT:
-            self._lost = f"has not answered for {self._options.keepalive_s} s"
+            self._lost = self._silence
         else:
             self._lost = f"the connection is lost ({self._socket_trouble or 'closed by the other side'})"
 

@@ -396,7 +396,7 @@ def _workers(
 
         crew = Cluster(options.dask, judge)
     else:
-        jobs: int = options.jobs or worthwhile(files, options.channel)
+        jobs: int = options.jobs or (worthwhile(files, options.channel) if judge.accelerator.name == "cpu" else 1)
         if jobs == 1:
             return None
         crew = Processes(judge.config, jobs)
@@ -587,12 +587,13 @@ def _check(options: argparse.Namespace) -> int:
     from agent.config import toml_lines
 
     config = _configuration(options.file)
-    judge = Judge(config)
+    judge = Judge(config, live=True)
     broker_options(config.mqtt, os.environ)
-    card = judge.model.card
+    card, accelerator = judge.model.card, judge.accelerator
     lines = [
         *toml_lines(config.model_dump(mode="json", exclude_none=True)),
         f"# model {card.name} {card.version}, sha256 {judge.model.sha256}",
+        f"# accelerator {accelerator.name}: {accelerator.reason}",
     ]
     _put("\n".join(lines) + "\n")
     print(f"# {options.file}: all is well", file=sys.stderr)

@@ -19,13 +19,14 @@ from agent.errors import ConfigError
 from agent.model_card import CardPart, EventNumbers, first_problem
 
 ENVIRONMENT_PREFIX = "URBANSOUND_"
+ACCELERATORS = ("auto", "cpu", "gpu", "edgetpu", "npu")
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 def _can_be_opened(path: Path) -> Path:
-    if "\0" in str(path):
-        raise ValueError("holds a NUL, which no file's name has")
+    if not str(path).isprintable():  # not shown: it may be the key itself, where its file should stand
+        raise ValueError("expected the path of a file, and there are line breaks or other control characters in it")
     return path
 
 
@@ -72,6 +73,14 @@ class InferenceConfig(ConfigPart):
     window_hop_s: Annotated[float, Field(gt=0.0, le=10.0)] = 0.1
     form: Literal["auto", "streaming", "windowed"] = "auto"
     num_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    accelerator: str = "auto"
+
+    @field_validator("accelerator")
+    @classmethod
+    def _accelerator_is_known(cls, asked: str) -> str:
+        if asked not in ACCELERATORS and not re.search(r"/|\.so(\.\d+)*$", asked):
+            raise ValueError(f"expected {', '.join(ACCELERATORS)}, or the path of a TFLite delegate")
+        return asked
 
 
 class EventsConfig(ConfigPart):
@@ -130,6 +139,9 @@ class SpoolConfig(ConfigPart):
 
     path: FilePath = Path("/var/lib/urbansound/spool.sqlite")
     max_messages: Annotated[int, Field(ge=100, le=100_000_000)] = 1_000_000
+    max_mib: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    max_age_days: Annotated[float, Field(gt=0.0, le=3650.0)] = 90.0
+    order: Literal["oldest", "live"] = "oldest"
 
 
 class LogConfig(ConfigPart):

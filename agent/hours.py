@@ -32,7 +32,7 @@ CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     shared=True,
 )
 _ALL = "SELECT hour, heard_ns, silent_ns, clipped_ns, lost_ns FROM hours ORDER BY hour"
-_HEARD_UNTIL, _DEAF = "heard_until_ns", "deaf_because"
+_HEARD_UNTIL, _BOOT, _IS_RIGHT, _DEAF = "heard_until_ns", "boot", "clock_is_right", "deaf_because"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,14 @@ class LastHeard:
 
     Attributes:
         utc_ns: until then all gaps are told.
+        boot: of the machine, by whose reckoning that is.
+        is_right: whether the clock was right, as far as anybody can say.
         cause: why it was deaf after that; None if it was not, as far as is known.
     """
 
     utc_ns: int
+    boot: str
+    is_right: bool
     cause: GapCause | None
 
 
@@ -71,7 +75,12 @@ class Hours:
         if _HEARD_UNTIL not in marks:
             return None
         cause = marks.get(_DEAF)
-        return LastHeard(int(marks[_HEARD_UNTIL]), cause if cause in get_args(GapCause) else None)
+        return LastHeard(
+            int(marks[_HEARD_UNTIL]),
+            marks.get(_BOOT, ""),
+            marks.get(_IS_RIGHT) == "yes",
+            cause if cause in get_args(GapCause) else None,
+        )
 
     def keep(self, news: Mapping[int, Tally], last_heard: LastHeard | None) -> bool:
         """Add to the hours; of more than `KEPT_HOURS` the oldest are forgotten.
@@ -132,7 +141,11 @@ class Hours:
                 (KEPT_HOURS,),
             )
             if last_heard is not None:
-                marks = [(_HEARD_UNTIL, str(last_heard.utc_ns))]
+                marks = [
+                    (_HEARD_UNTIL, str(last_heard.utc_ns)),
+                    (_BOOT, last_heard.boot),
+                    (_IS_RIGHT, "yes" if last_heard.is_right else "no"),
+                ]
                 database.change("DELETE FROM marks WHERE name = ?", (_DEAF,))
                 if last_heard.cause is not None:
                     marks.append((_DEAF, last_heard.cause))

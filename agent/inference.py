@@ -1,39 +1,36 @@
 """Inference: one window becomes an embedding and, from it, one likelihood for each class.
 
-In: `Window`s. Out: `Prediction`s. This is the owner of LiteRT, and of quantization: nobody else rounds. Called on the
-pipeline thread, by `replay`, `classify` and `model_export`.
+In: `Window`s. Out: `Prediction`s. This is the owner of quantization: nobody else rounds. Called on the pipeline thread,
+by `replay`, `classify` and `model_export`.
 
 Overlapping windows share most of their work. In its streaming form the embedding network does that work once: it takes
 the new frames, remembers what it needs of the past, and gives the same embedding to the last bit.
 
 Windows may come many at once, as from a recording. The networks add integers, so that makes them faster, not different.
+
+The embedding network, which is most of the work, may run on an accelerator. When that fails, the CPU takes over for
+good: it begins anew with the window that failed, whose frames are all there, so no window is lost and none is spliced.
 """
 
 import functools
-import os
-import threading
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from numpy.typing import NDArray
 
 from agent.errors import ModelError
+from agent.litert import CPU, AcceleratorError, Device, Runner, TensorArray, load
 from agent.model_card import ModelFolder, NetworkCard, TensorCard
 from agent.values import FloatArray, Prediction, Window
 
-TensorArray = NDArray[np.int8 | np.float32]  # what a network takes and gives, as its card says
-
-_loading = threading.Lock()
 SCALE_TOLERANCE = 1e-6  # relative: a float32 written as JSON with 7 digits
 CHUNKS_AT_ONCE = (50, 10, 1)  # in one call of the streaming network, as many as there are
 ROWS_AT_ONCE = 50  # in one call of the classifier
-STDERR = 2
-# LiteRT writes this to standard error whenever its CPU kernels are the fast ones; it has no switch for it (2.3.0).
-LITERT_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"
+
+log = logging.getLogger(__name__)
 
 
 def quantize(values: FloatArray, tensor: TensorCard) -> TensorArray:
@@ -65,17 +62,26 @@ class Classifier:
         num_threads: threads that LiteRT may use for one window.
         streaming: use the streaming form of the embedding network, which the folder must have. Every window must then
             follow from the one before by a whole number of chunks, or be the first (`n_new_frames` says which).
+        device: where the embedding network runs.
+
+    Attributes:
+        failure: why the device failed and the CPU took over; None while all is well.
 
     Raises:
         ModelError: the folder has no classifier; a file that LiteRT cannot load, or whose tensors are not what the card
             promises.
+        AcceleratorError: the device cannot run the embedding network.
     """
 
-    def __init__(self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False) -> None:
+    def __init__(
+        self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False, device: Device = CPU
+    ) -> None:
         card = model.card
         self._embedding_card = card.embedding
         self._classifier_card = model.require_classifier()
-        self._embedding = _embedding(model, num_threads, streaming=streaming)
+        self._embedding = _embedding(model, num_threads, streaming=streaming, device=device)
+        self._on_cpu = functools.partial(_embedding, model, num_threads, streaming=streaming)
+        self.failure: str | None = None
         self._classifier = _Network(model.classifier_file, self._classifier_card, num_threads)
         self._same_steps = _same_steps(card.embedding.output, self._classifier_card.input)
 
@@ -104,7 +110,14 @@ class Classifier:
 
     def embed(self, windows: Sequence[Window]) -> TensorArray:
         """The embeddings alone, in the steps of the card: int8 (n_windows, d)."""
-        return self._embedding.run(windows)
+        try:
+            return self._embedding.run(windows)
+        except AcceleratorError as error:
+            log.warning("accelerator.failed reason=%s; from here on the CPU does its work", error)
+            self.failure = str(error)
+            self._embedding = self._on_cpu()
+            first, *others = windows
+            return self._embedding.run([replace(first, n_new_frames=None), *others])  # it has heard nothing before
 
     def judge(self, embeddings: TensorArray) -> FloatArray:
         """The likelihoods alone, of embeddings in the steps of the card: float32 (n_windows, n_classes), in [0, 1]."""
@@ -126,16 +139,20 @@ class Embedder:
         return dequantize(self._network.run([window])[0], self._card.output)
 
 
-def _embedding(model: ModelFolder, num_threads: int, *, streaming: bool) -> "_StreamingEmbedding | _WindowedEmbedding":
-    return _StreamingEmbedding(model, num_threads) if streaming else _WindowedEmbedding(model, num_threads)
+def _embedding(
+    model: ModelFolder, num_threads: int, *, streaming: bool, device: Device = CPU
+) -> "_StreamingEmbedding | _WindowedEmbedding":
+    kind = _StreamingEmbedding if streaming else _WindowedEmbedding
+    return kind(model, num_threads, device)
 
 
 class _WindowedEmbedding:
     """The embedding network, each window on its own."""
 
-    def __init__(self, model: ModelFolder, num_threads: int) -> None:
+    def __init__(self, model: ModelFolder, num_threads: int, device: Device) -> None:
         self._card = model.card.embedding
-        self._network = _Network(model.embedding_file, self._card, num_threads)
+        file = model.file_for(device.name, streaming=False) or model.embedding_file
+        self._network = _Network(file, self._card, num_threads, device)
         self._bands_first = model.card.front_end.axes == "frequency_time"
 
     def run(self, windows: Sequence[Window]) -> TensorArray:
@@ -147,20 +164,20 @@ class _WindowedEmbedding:
 class _StreamingEmbedding:
     """The embedding network, chunk by chunk: what it knows of the past stands in state tensors."""
 
-    def __init__(self, model: ModelFolder, num_threads: int) -> None:
-        card, file = model.card.streaming, model.streaming_file
+    def __init__(self, model: ModelFolder, num_threads: int, device: Device) -> None:
+        card, file = model.card.streaming, model.file_for(device.name, streaming=True)
         if card is None or file is None:
             raise ModelError(f"model folder {model.path}: its card names no streaming form")
         self._card, self._embedding_card = card, model.card.embedding
         # A window ends where a chunk ends: the first chunk begins with frames that no column of a window reaches.
         self._lead = -model.card.front_end.n_frames % card.chunk_frames
         self._file, self._num_threads = file, num_threads
-        interpreter = _loaded(file, num_threads)
-        states = self._held_against_card(interpreter)
-        self._silence = [np.full(state["shape"], state["quantization"][1], np.int8) for state in states]
-        self._states = self._silence
+        runner = load(file, device, num_threads)
+        self._held_against_card(runner)
+        self._states = runner.silence()
         self._newest = np.empty((0, self._embedding_card.output.shape[-1]), np.int8)  # columns, (window_columns, d)
-        self._chunks = {1: _Chunks(interpreter)}  # by how many; others are made when there are so many: never, live
+        self._runners = {1: runner}  # by how many chunks; others are made when there are so many: never, live
+        self._at_once = CHUNKS_AT_ONCE if device == CPU else (1,)  # accelerators want one shape
 
     def run(self, windows: Sequence[Window]) -> TensorArray:
         """The embeddings of windows, int8 (n_windows, d); all before their new frames it has heard already."""
@@ -178,7 +195,7 @@ class _StreamingEmbedding:
         frames = quantize(np.concatenate(new), self._embedding_card.input)  # (n_frames, n_mels)
         n_first = len(new[0])
         if windows[0].n_new_frames is None:
-            self._states, self._newest = self._silence, self._newest[:0]
+            self._states, self._newest = self._runners[1].silence(), self._newest[:0]
             frames, n_first = np.pad(frames, ((self._lead, 0), (0, 0))), n_first + self._lead
         columns = np.concatenate((self._newest, *self._steps(frames)))
         first = len(self._newest) + n_first // chunk - n_columns  # column of the first window
@@ -191,21 +208,19 @@ class _StreamingEmbedding:
     def _steps(self, frames: TensorArray) -> Iterator[TensorArray]:
         """The columns of the last map, (n, d) at a time; the states move on."""
         chunk = self._card.chunk_frames
-        for n in CHUNKS_AT_ONCE:
+        for n in self._at_once:
             n_frames = n * chunk
             while len(frames) >= n_frames:
-                if n not in self._chunks:
+                if n not in self._runners:
                     shape = (1, n_frames, frames.shape[1], 1)
-                    self._chunks[n] = _Chunks(_loaded(self._file, self._num_threads, shape))
-                columns, self._states = self._chunks[n].run(frames[:n_frames], self._states)
+                    self._runners[n] = load(self._file, CPU, self._num_threads, shape)
+                columns, self._states = self._runners[n].run(frames[:n_frames], self._states)
                 frames = frames[n_frames:]
-                yield columns
+                yield columns[0]
 
-    def _held_against_card(self, interpreter: Interpreter) -> list[dict[str, Any]]:
-        """Inputs and outputs: a chunk and the states, a column and the states; give the states."""
-        file = self._file
-        inputs: list[dict[str, Any]] = interpreter.get_input_details()
-        outputs: list[dict[str, Any]] = interpreter.get_output_details()
+    def _held_against_card(self, runner: Runner) -> None:
+        """Inputs and outputs: a chunk and the states, a column and the states."""
+        file, inputs, outputs = self._file, runner.inputs, runner.outputs
         n_mels, n_values = self._embedding_card.input.shape[2], self._embedding_card.output.shape[-1]
         taken = self._embedding_card.input.model_copy(update={"shape": (1, self._card.chunk_frames, n_mels, 1)})
         given = self._embedding_card.output.model_copy(update={"shape": (1, 1, n_values)})
@@ -219,83 +234,43 @@ class _StreamingEmbedding:
             raise ModelError(
                 f"model file {file}: its states come out as {kinds[1]}, expected as they go in, {kinds[0]}"
             )
-        return inputs[1:]
-
-
-class _Chunks:
-    """The streaming network, ready to run on some number of chunks at once."""
-
-    def __init__(self, interpreter: Interpreter) -> None:
-        self._interpreter = interpreter
-        chunks, *before = interpreter.get_input_details()
-        columns, *after = interpreter.get_output_details()
-        self._shape = tuple(chunks["shape"])
-        self._chunks, self._columns = chunks["index"], columns["index"]
-        self._before = [state["index"] for state in before]
-        self._after = [state["index"] for state in after]
-
-    def run(self, frames: TensorArray, states: Sequence[TensorArray]) -> tuple[TensorArray, list[TensorArray]]:
-        """Frames, (n_frames, n_mels), and states before them; columns, (n_chunks, d), and states after them."""
-        interpreter = self._interpreter
-        interpreter.set_tensor(self._chunks, frames.reshape(self._shape))
-        for tensor, state in zip(self._before, states, strict=True):
-            interpreter.set_tensor(tensor, state)
-        interpreter.invoke()
-        return interpreter.get_tensor(self._columns)[0], [interpreter.get_tensor(tensor) for tensor in self._after]
 
 
 class _Network:
     """One `.tflite` file, ready to run: in and out as its card says, int8 or float32."""
 
-    def __init__(self, file: Path, card: NetworkCard, num_threads: int) -> None:
+    def __init__(self, file: Path, card: NetworkCard, num_threads: int, device: Device = CPU) -> None:
         self._file, self._num_threads = file, num_threads
         self._shape = card.input.shape
-        self._interpreter = _loaded(file, num_threads)
-        self._input = _only(file, "input", self._interpreter.get_input_details(), card.input)
-        self._output = _only(file, "output", self._interpreter.get_output_details(), card.output)
-        self._many: Interpreter | None = None  # made when there are many: never, live
+        self._runner = load(file, device, num_threads)
+        _only(file, "input", self._runner.inputs, card.input)
+        _only(file, "output", self._runner.outputs, card.output)
+        self._many: Runner | None = None  # made when there are many: never, live
 
     def run(self, steps: TensorArray) -> TensorArray:
         """Run once; the answer is flat, (n,)."""
-        self._interpreter.set_tensor(self._input, steps.reshape(self._shape))
-        self._interpreter.invoke()
-        answer: TensorArray = self._interpreter.get_tensor(self._output).reshape(-1)
-        return answer
+        answer, _ = self._runner.run(steps)
+        return answer.reshape(-1)
 
     def run_all(self, rows: TensorArray) -> TensorArray:
         """Run for each row; the answers are rows as well."""
         if len(rows) == 1 or rows.dtype != np.int8:  # in float32, many at once are rounded differently
             return np.stack([self.run(row) for row in rows])
         if self._many is None:
-            self._many = _loaded(self._file, self._num_threads, (ROWS_AT_ONCE, *self._shape[1:]))
+            self._many = load(self._file, CPU, self._num_threads, (ROWS_AT_ONCE, *self._shape[1:]))
         answers = []
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
-            self._many.set_tensor(self._input, np.pad(some, ((0, ROWS_AT_ONCE - len(some)), (0, 0))))
-            self._many.invoke()
-            answers.append(self._many.get_tensor(self._output)[: len(some)])
+            answer, _ = self._many.run(np.pad(some, ((0, ROWS_AT_ONCE - len(some)), (0, 0))))
+            answers.append(answer[: len(some)])
         return np.concatenate(answers)
 
 
-def _loaded(file: Path, num_threads: int, input_shape: tuple[int, ...] | None = None) -> Interpreter:
-    """Load a file; its first input may get another shape than the file says."""
-    try:
-        with _without_greeting():
-            interpreter = Interpreter(model_path=str(file), num_threads=num_threads)
-            if input_shape is not None:
-                interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], input_shape)
-            interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ModelError(f"model file {file}: LiteRT cannot load it ({' '.join(str(error).split())})") from error
-    return interpreter
-
-
-def _only(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorCard) -> int:
-    """Hold the only tensor of this role against the card; give its index."""
+def _only(file: Path, role: str, tensors: list[dict[str, Any]], card: TensorCard) -> None:
+    """Hold the only tensor of this role against the card."""
     if len(tensors) != 1:
         raise ModelError(f"model file {file}: has {len(tensors)} {role}s, expected 1")
     _check(file, role, tensors[0], card)
-    return int(tensors[0]["index"])
 
 
 def _check(file: Path, role: str, tensor: dict[str, Any], card: TensorCard) -> None:
@@ -321,22 +296,3 @@ def _same_scale(one: float, other: float) -> bool:
 
 def _same_steps(one: TensorCard, other: TensorCard) -> bool:
     return (one.dtype, one.zero_point) == (other.dtype, other.zero_point) and _same_scale(one.scale, other.scale)
-
-
-@contextmanager
-def _without_greeting() -> Iterator[None]:
-    """Hold back standard error while LiteRT loads, and pass on all of it but the greeting; one thread at a time."""
-    with _loading:
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)  # a full pipe loses lines rather than hang the agent
-        stderr = os.dup(STDERR)
-        os.dup2(writer, STDERR)
-        os.close(writer)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, STDERR)  # closes the last writing end
-            os.close(stderr)
-            with os.fdopen(reader, "rb") as held_back:
-                rest = held_back.read().replace(LITERT_GREETING, b"")
-            os.write(STDERR, rest)

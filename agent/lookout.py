@@ -11,7 +11,6 @@ from typing import Any
 
 from agent.accounts import Accounts, Balance
 from agent.capture import CaptureSnapshot
-from agent.clock import utc_now
 from agent.coverage import SECOND_NS
 from agent.health import Health
 from agent.liveness import DEAF, Liveness, LivenessWatch, Sight, State
@@ -46,7 +45,7 @@ class Lookout:
         say_liveness: Callable[[LivenessPart], None],
         say_health: Callable[[Mapping[str, object]], None],
         now_s: float,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime],
     ) -> None:
         self._accounts = accounts
         self._health = health

@@ -4,6 +4,9 @@ In: `SoundEvent`s and a timeline. Out: topics and compact JSON (UTF-8, stable ke
 be added to a schema; what is there keeps its name and meaning, else the number in the schema's name rises.
 Telling happens on the pipeline thread; everything else here is pure.
 
+What is told waits in the spool as a *draft*, which `finished` completes when it is sent: with how long it waited, and
+with the right time, where the clock was not yet set when it was told.
+
     <prefix>/<node>/status            retained, last will   `online` or `offline`
     <prefix>/<node>/info              retained              urbansound.info/1
     <prefix>/<node>/health            QoS 1, not retained   urbansound.health/1
@@ -11,6 +14,7 @@ Telling happens on the pipeline thread; everything else here is pure.
     <prefix>/<node>/<source>/gap      QoS 1, not retained   urbansound.gap/1
 """
 
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +27,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from agent.clock import from_ns, rfc3339, to_milliseconds
+from agent.clock import Reckoning, from_ns, rfc3339, to_milliseconds
 from agent.values import EndReason, EventState, Gap, GapCause, SoundEvent
 
 ONLINE = b"online"
@@ -39,6 +43,7 @@ Likelihood = Annotated[float, Field(ge=0.0, le=1.0)]
 _RANDOM_BITS = 74  # of a UUIDv7 beside time, version and variant: RFC 9562, 5.7
 _SECOND_DIGITS = 3
 _LIKELIHOOD_DIGITS = 4
+_QUEUED_DIGITS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class Quality(WirePart):
     """How far to trust the message.
 
     Attributes:
-        time_synced: whether the node's clock was set by a time server; left out where nobody could say.
+        time_synced: whether the times are by a clock that a time server had set; left out where nobody could say.
     """
 
     time_synced: bool | None = None
@@ -123,13 +128,16 @@ class EventMessage(WirePart):
         group: a wider name for the label, such as `alert`; left out where the model gives none.
         seq: rises with every message of a spool, over restarts too; a message that came twice has it twice.
         event_type: which of the three this is.
-        start: when the sound began; the same in every message about it.
+        start: when the sound began; the same in every message about it that has the same `time_synced`.
         end: when it ended, `start` + `duration_s`; left out while it is open.
         duration_s: seconds; up to what has been heard, while it is open.
         likelihood_peak: the largest summed likelihood so far.
         likelihood_mean: the mean of the summed likelihoods so far.
+        evidence_s: for how long the network was by itself as sure as it takes to start an event, so far; seconds.
         end_reason: why it ended; left out while it is open.
         replayed: whether this was a recording.
+        queued_s: seconds between the making of this message and its sending, to a tenth; 0 while all is well. Left out
+            where nobody knows: it was made before a reboot, and the clock was not set.
     """
 
     schema_name: Annotated[Literal["urbansound.event/1"], Field(alias="schema")]
@@ -145,10 +153,32 @@ class EventMessage(WirePart):
     duration_s: Annotated[float, Field(ge=0.0)]
     likelihood_peak: Likelihood
     likelihood_mean: Likelihood
+    evidence_s: Annotated[float, Field(ge=0.0)] | None = None
     end_reason: WireEndReason | None = None
     model: ModelIdentity
     quality: Quality
     replayed: bool
+    queued_s: Annotated[float, Field(ge=0.0)] | None = None
+
+
+class Stamp(WirePart):
+    """By what the times of a draft were reckoned, while nobody knew that the clock was right.
+
+    Attributes:
+        boot: of the machine.
+        utc_zero_s: when it began, as was believed then; seconds since 1970.
+        end_only: whether only `end` was reckoned so.
+    """
+
+    boot: str
+    utc_zero_s: float
+    end_only: bool | None = None
+
+
+class EventDraft(EventMessage):
+    """An event message in the spool; `stamp` is not sent."""
+
+    stamp: Stamp | None = None
 
 
 class SourceInfo(WirePart):
@@ -187,6 +217,7 @@ class GapMessage(WirePart):
         duration_s: seconds between them.
         lost_s: how much of it was lost.
         cause: why.
+        queued_s: as of an event.
     """
 
     schema_name: Annotated[Literal["urbansound.gap/1"], Field(alias="schema")]
@@ -199,6 +230,13 @@ class GapMessage(WirePart):
     lost_s: Annotated[float, Field(ge=0.0)]
     cause: GapCause
     quality: Quality
+    queued_s: Annotated[float, Field(ge=0.0)] | None = None
+
+
+class GapDraft(GapMessage):
+    """A gap message in the spool; `stamp` is not sent."""
+
+    stamp: Stamp | None = None
 
 
 class HealthMessage(WirePart):
@@ -227,8 +265,11 @@ class HealthMessage(WirePart):
         invalid_samples: that were no numbers, and were taken for silence.
         delivered: messages that the broker has acknowledged.
         queued: messages that wait for it.
-        dropped: messages dropped because the spool was full, since it was made.
-        last_error: what the broker refuses.
+        refused: refusals by the broker; a message that is refused twice counts twice.
+        unsaved: of the queued, in memory alone, since the disk takes nothing.
+        dropped: messages discarded since the spool was made: no room, too old, or damaged.
+        dropped_by_kind: the same by kind.
+        last_error: what the broker refuses, or why the disk takes nothing.
         time_synced: whether the node's clock was set by a time server; left out where nobody could say.
     """
 
@@ -257,9 +298,26 @@ class HealthMessage(WirePart):
     invalid_samples: int
     delivered: int
     queued: int
+    refused: int
+    unsaved: int
     dropped: int
+    dropped_by_kind: dict[str, int]
     last_error: str | None = None
     time_synced: bool | None = None
+
+
+class AcceleratorInfo(WirePart):
+    """Where the embedding network runs.
+
+    Attributes:
+        name: `cpu`, `gpu`, `edgetpu`, `npu` or `delegate`.
+        asked: as configured.
+        reason: why this one, for a person.
+    """
+
+    name: str
+    asked: str
+    reason: str
 
 
 class InfoMessage(WirePart):
@@ -270,6 +328,7 @@ class InfoMessage(WirePart):
         agent_version: of this program.
         model: which model judges.
         labels: the classes that it may tell.
+        accelerator: where the embedding network runs; told anew when that changes.
         config_sha256: of the effective configuration without secrets; the same on nodes that are set up the same.
         sources: the microphones.
         liveness: whether the node hears.
@@ -281,6 +340,7 @@ class InfoMessage(WirePart):
     agent_version: str
     model: ModelIdentity
     labels: tuple[str, ...]
+    accelerator: AcceleratorInfo
     config_sha256: str
     sources: tuple[SourceInfo, ...]
     liveness: LivenessPart | None = None
@@ -320,14 +380,19 @@ class ToldEvent:
     Attributes:
         topic: where it goes.
         event_id: which event it is about.
-        ends: whether this is the last message about it.
-        payload: from `seq` to the JSON.
+        state: which of the three this is.
+        payload: from `seq` to the draft.
     """
 
     topic: str
     event_id: str
-    ends: bool
+    state: EventState
     payload: Callable[[int], bytes]
+
+    @property
+    def ends(self) -> bool:
+        """Whether this is the last message about it."""
+        return self.state == "end"
 
 
 class EventTeller:
@@ -339,8 +404,8 @@ class EventTeller:
         model: which model judges.
         groups: a wider name for some labels.
         utc_of: when a sample was heard (`Timeline.utc_of`, or a `recording_timeline`).
+        reckon: by what it reckons; called before each event that begins (`Timeline.look`). None for a recording.
         sample_rate_hz: of the samples that events are counted in.
-        time_synced: whether the wall clock can be trusted.
         replayed: whether this is a recording.
         event_ids: where ids come from; give all tellers of a process the same.
     """
@@ -354,7 +419,7 @@ class EventTeller:
         groups: Mapping[str, str],
         utc_of: Callable[[int], datetime],
         sample_rate_hz: int,
-        time_synced: Callable[[], bool | None],
+        reckon: Callable[[], Reckoning] | None = None,
         replayed: bool = False,
         event_ids: EventIds | None = None,
     ) -> None:
@@ -364,22 +429,22 @@ class EventTeller:
         self._groups = groups
         self._utc_of = utc_of
         self._sample_rate_hz = sample_rate_hz
-        self._time_synced = time_synced
+        self._reckon = reckon
         self._replayed = replayed
         self._event_ids = event_ids or EventIds()
         # An open event keeps its start: were the timeline to move meanwhile, it would neither stretch nor shrink.
-        self._open: dict[int, tuple[UUID, datetime]] = {}
+        self._open: dict[int, tuple[UUID, datetime, Reckoning | None]] = {}
 
     def tell(self, event: SoundEvent) -> ToldEvent:
         """Word one state of an event. Its first state must be `start`."""
-        quality = Quality(time_synced=self._time_synced())
         if event.state == "start":
+            began_by = None if self._reckon is None else self._reckon()
             start = to_milliseconds(self._utc_of(event.onset))
-            self._open[event.id] = (self._event_ids.new(start), start)
-        event_id, start = self._open.pop(event.id) if event.state == "end" else self._open[event.id]
+            self._open[event.id] = (self._event_ids.new(start), start, began_by)
+        event_id, start, reckoning = self._open.pop(event.id) if event.state == "end" else self._open[event.id]
         until = event.heard_until if event.offset is None else event.offset
         duration_s = round((until - event.onset) / self._sample_rate_hz, _SECOND_DIGITS)
-        message = EventMessage(
+        message = EventDraft(
             schema_name="urbansound.event/1",
             event_id=event_id,
             seq=1,
@@ -393,15 +458,17 @@ class EventTeller:
             duration_s=duration_s,
             likelihood_peak=round(event.likelihood_peak, _LIKELIHOOD_DIGITS),
             likelihood_mean=round(event.likelihood_mean, _LIKELIHOOD_DIGITS),
+            evidence_s=round(event.evidence / self._sample_rate_hz, _SECOND_DIGITS),
             end_reason=event.end_reason,
             model=self._model,
-            quality=quality,
+            quality=Quality(time_synced=None if reckoning is None else reckoning.synced),
             replayed=self._replayed,
+            stamp=_stamp(reckoning),
         )
         return ToldEvent(
             topic=self._topics.event(self._source),
             event_id=str(event_id),
-            ends=event.state == "end",
+            state=event.state,
             payload=lambda seq: message.model_copy(update={"seq": seq}).to_json(),
         )
 
@@ -412,10 +479,11 @@ def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
     It ended when it was last told: nobody knows what was heard after that.
 
     Returns:
-        from `seq` to the JSON; None where the last message cannot be read: the file that it lay in is damaged.
+        from `seq` to the draft; None where the last message cannot be read: the file that it lay in is damaged.
     """
-    last = read_event(last_payload)
-    if last is None:
+    try:
+        last = EventDraft.model_validate_json(last_payload)
+    except ValidationError:
         return None
     end = last.model_copy(
         update={
@@ -427,22 +495,67 @@ def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
     return lambda seq: end.model_copy(update={"seq": seq}).to_json()
 
 
-def told_gap(gap: Gap, *, topics: Topics, source: str, time_synced: bool | None) -> tuple[str, Callable[[int], bytes]]:
-    """Word a gap: its topic, and from `seq` to the JSON."""
+def told_gap(gap: Gap, *, topics: Topics, source: str, reckoning: Reckoning) -> tuple[str, Callable[[int], bytes]]:
+    """Word a gap, dated by this reckoning: its topic, and from `seq` to the draft."""
     start, end = (to_milliseconds(from_ns(ns)) for ns in (gap.start_ns, gap.end_ns))
-    message = GapMessage(
+    stamp = _stamp(reckoning)
+    message = GapDraft(
         schema_name="urbansound.gap/1",
         seq=1,
         node=topics.node,
         source=source,
         start=start,
         end=end,
-        duration_s=round((end - start).total_seconds(), _SECOND_DIGITS),
+        duration_s=max(0.0, round((end - start).total_seconds(), _SECOND_DIGITS)),
         lost_s=round(gap.lost_ns / 1e9, _SECOND_DIGITS),
         cause=gap.cause,
-        quality=Quality(time_synced=time_synced),
+        quality=Quality(time_synced=reckoning.synced),
+        stamp=stamp and stamp.model_copy(update={"end_only": gap.start_is_right or None}),
     )
     return topics.gap(source), lambda seq: message.model_copy(update={"seq": seq}).to_json()
+
+
+def _stamp(reckoning: Reckoning | None) -> Stamp | None:
+    if reckoning is None or reckoning.synced:
+        return None
+    return Stamp(boot=reckoning.boot, utc_zero_s=reckoning.utc_zero_s)
+
+
+def finished(draft: bytes, *, queued_s: float | None, boots: Mapping[str, float]) -> bytes | None:
+    """A message as it is sent.
+
+    Args:
+        draft: of any schema. `start` and `end` are put right, if there is a `stamp` of a boot that is known by now.
+        queued_s: how long it has waited; None where nobody knows.
+        boots: when boots of the machine began, in seconds since 1970, by a clock that was right.
+
+    Returns:
+        JSON; None where the draft is damaged.
+    """
+    try:
+        message = json.loads(draft)
+        stamp = message.pop("stamp", None)
+        if stamp is not None and stamp["boot"] in boots:
+            shift = timedelta(milliseconds=round((boots[stamp["boot"]] - stamp["utc_zero_s"]) * 1000))
+            for name in ("end",) if stamp.get("end_only") else ("start", "end"):
+                if name in message:
+                    message[name] = rfc3339(datetime.fromisoformat(message[name]) + shift)
+            if stamp.get("end_only"):
+                _measure_anew(message)
+            message["quality"]["time_synced"] = True
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+    if queued_s is not None:
+        message["queued_s"] = round(queued_s, _QUEUED_DIGITS)
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _measure_anew(message: dict[str, Any]) -> None:
+    """How long a gap was, when its end has moved and its start has not."""
+    lasted = datetime.fromisoformat(message["end"]) - datetime.fromisoformat(message["start"])
+    duration_s = max(0.0, round(lasted.total_seconds(), _SECOND_DIGITS))
+    message["lost_s"] = round(message["lost_s"] + duration_s - message["duration_s"], _SECOND_DIGITS)
+    message["duration_s"] = duration_s
 
 
 def read_event(payload: bytes) -> EventMessage | None:

@@ -180,6 +180,17 @@ class StreamingCard(FileCard):
     window_columns: Annotated[int, Field(ge=1)]
 
 
+class CompiledCard(CardPart):
+    """The embedding network as an accelerator's compiler made it: only that accelerator can run these files.
+
+    Attributes:
+        embedding, streaming: from the files of the same names.
+    """
+
+    embedding: FileCard | None = None
+    streaming: FileCard | None = None
+
+
 class EventNumbers(CardPart, strict=True):
     """When a class counts as an event; what is not set is taken from the next wider scope (`EventRule`)."""
 
@@ -219,6 +230,7 @@ class ModelCard(CardPart):
         groups: a wider name for a label, such as `alert` for a siren.
         streaming: the embedding network in its streaming form, where there is one.
         trained_on: the folds of each data set that it has heard in training, where that is known.
+        compiled: the embedding network for accelerators that need a file of their own.
     """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -237,6 +249,7 @@ class ModelCard(CardPart):
     classifier: NetworkCard | None = None
     events: EventCard
     trained_on: dict[str, tuple[int, ...]] | None = None
+    compiled: dict[Literal["edgetpu", "npu", "delegate"], CompiledCard] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _parts_fit_each_other(self) -> Self:
@@ -259,6 +272,12 @@ class ModelCard(CardPart):
         elif self.labels:
             raise ValueError(f"labels = {list(self.labels)}, expected none without a classifier")
         return self
+
+    @property
+    def embedding_files(self) -> tuple[FileCard, ...]:
+        """The embedding network in all its forms."""
+        compiled = (file for one in self.compiled.values() for file in (one.embedding, one.streaming))
+        return tuple(filter(None, (self.embedding, self.streaming, *compiled)))
 
     def _frames_can_stream(self) -> None:
         if self.front_end.has_own_frames or self.front_end.axes != "time_frequency":
@@ -303,6 +322,14 @@ class ModelFolder:
     def streaming_file(self) -> Path | None:
         """The same network in its streaming form."""
         return self.path / self.card.streaming.file if self.card.streaming else None
+
+    def file_for(self, accelerator: str, *, streaming: bool) -> Path | None:
+        """The embedding network that an accelerator runs: compiled for it, or as it is."""
+        for name, compiled in self.card.compiled.items():
+            card = compiled.streaming if streaming else compiled.embedding
+            if name == accelerator and card is not None:
+                return self.path / card.file
+        return self.streaming_file if streaming else self.embedding_file
 
     @property
     def classifier_file(self) -> Path:
@@ -352,8 +379,7 @@ def load_model_folder(path: Path) -> ModelFolder:
         raise ModelError(f"model card {card_file}: not JSON ({error})") from error
     except RecursionError as error:
         raise ModelError(f"model card {card_file}: is nested too deep, expected the fields of a card") from error
-    networks: list[FileCard | None] = [card.embedding, card.streaming, card.classifier]
-    for network in filter(None, networks):
+    for network in filter(None, (*card.embedding_files, card.classifier)):
         file = path / network.file
         try:
             actual = sha256_of(file)
@@ -377,7 +403,9 @@ def first_problem(error: ValidationError) -> str:
     if problem["type"] in ("value_error", "missing"):
         return f"{where}: {message}" if where else message
     value = problem["input"]
-    if where.endswith("password") or not isinstance(value, str | int | float):  # a table may hold a password
+    # A table may hold a password, and so may a text that stands where a table should.
+    is_no_table = problem["type"] in ("model_type", "dict_type") and isinstance(value, str)
+    if where.endswith("password") or is_no_table or not isinstance(value, str | int | float):
         return f"{where}: {message}"
     return f"{where} = {value!r}: {message}"
 

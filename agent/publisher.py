@@ -3,16 +3,18 @@
 In: the spool. Out: MQTT messages of QoS 1, each at least once. One thread, `publisher`, does all of it; the agent
 hears and spools with or without a broker.
 
-What is on its way when the connection is lost is sent again, from the oldest. What the broker refuses (an ACL) stays
-in the spool: its topic waits and is tried again, the other topics go on. MQTT 3.1.1 cannot tell a refusal, the message
-is lost there; that is why 5 is the default.
+What is on its way when the connection is lost is sent again, from the oldest. By option, what is new since the
+connection came goes first, and what had waited follows. Password and TLS files are read anew for each connection.
+
+What the broker refuses (an ACL) stays in the spool: its topic waits and is tried again, the other topics go on. MQTT
+3.1.1 cannot tell a refusal, the message is lost there; that is why 5 is the default.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,14 +28,15 @@ from agent.broker import (
     is_topic,
     retry_delays,
 )
-from agent.errors import AgentError, BrokerError
-from agent.spool import Spool
+from agent.errors import AgentError, BrokerError, ConfigError
+from agent.spool import Kind, Spool, SpooledMessage
 
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 20  # mosquitto's own default for what it takes at once
 
 _STEADY_S = 5.0  # a connection that held this long was a good one: after it, the first wait is short again
+_SAVE_S = 5.0  # while there is no broker, the spool is asked so often whether the disk takes something again
 _GOODBYE_S = 2.0
 _JOIN_GRACE_S = 1.0  # no more: a thread that waits for an unreachable host ends with the process
 _NEVER = float("inf")
@@ -50,8 +53,10 @@ class Delivery:
         queued: messages in the spool.
         in_flight: of these, on their way.
         refused: refusals by the broker since the start; a message that is refused twice counts twice.
-        dropped: messages dropped because the spool was full, since it was made.
-        last_error: why there is no broker or why it refused; None while all is well.
+        unsaved: of the queued, in memory alone, since the disk takes nothing.
+        dropped: messages discarded since the spool was made: no room, too old, or damaged.
+        discarded: the same by kind.
+        last_error: why there is no broker, why it refused, or why the disk takes nothing; None while all is well.
     """
 
     connected: bool
@@ -59,7 +64,9 @@ class Delivery:
     queued: int
     in_flight: int
     refused: int
+    unsaved: int
     dropped: int
+    discarded: Mapping[Kind, int]
     last_error: str | None
 
 
@@ -68,8 +75,11 @@ class Publisher:
 
     Args:
         spool: what to send. Stays open when the publisher stops.
-        options: the broker.
+        options: gives the broker, and who we are; called before each connection, so that passwords and certificates
+            can change.
         client_id: the node's id.
+        finish: completes a message as it is sent; None where it cannot be sent. Called on the publisher thread.
+        live_first: whether what is new goes before what waited when the connection came.
         announce: what to say first on each connection (`status` online, `info`); called on the publisher thread.
         farewell: the last will, and the last message of a clean stop (`status` offline); None for neither.
         on_failure: called on the publisher thread when it cannot go on: the spool fails.
@@ -82,8 +92,10 @@ class Publisher:
         self,
         *,
         spool: Spool,
-        options: BrokerOptions,
+        options: Callable[[], BrokerOptions],
         client_id: str,
+        finish: Callable[[SpooledMessage], bytes | None] = lambda message: message.payload,
+        live_first: bool = False,
         announce: Callable[[], Sequence[Publication]],
         farewell: Publication | None,
         on_failure: Callable[[Exception], None],
@@ -98,7 +110,9 @@ class Publisher:
         self._farewell = farewell
         self._on_failure = on_failure
         self._new_delays = partial(retry_delays, retry_min_s, retry_max_s)
-        self._new_deliveries = partial(_Deliveries, spool, max_in_flight, self._new_delays)
+        self._new_deliveries = partial(
+            _Deliveries, spool, finish, max_in_flight, self._new_delays, live_first=live_first
+        )
         self._deliveries = self._new_deliveries()
         self._waker = Waker()
         self._stop_asked = threading.Event()
@@ -132,7 +146,7 @@ class Publisher:
         self._remarks.append(publication)
         self._waker.wake()
 
-    def connect_anew(self, options: BrokerOptions) -> None:
+    def connect_anew(self, options: Callable[[], BrokerOptions]) -> None:
         """Say goodbye, and go on with another broker, or as somebody else. What was not acknowledged is sent there."""
         self._move_by = time.monotonic() + _GOODBYE_S
         self._wanted = options
@@ -166,8 +180,10 @@ class Publisher:
             queued=len(self._spool),
             in_flight=self._in_flight,
             refused=self._refused,
+            unsaved=self._spool.unsaved,
             dropped=self._spool.dropped,
-            last_error=self._last_error,
+            discarded=self._spool.discarded,
+            last_error=self._last_error or self._spool.trouble,
         )
 
     def _run(self) -> None:
@@ -188,8 +204,9 @@ class Publisher:
                 self._options = self._wanted
                 self._deliveries, delays = self._new_deliveries(), self._new_delays()  # it may refuse other things
             try:
-                self._serve(Connection(self._options, self._client_id, will=self._farewell, waker=self._waker))
-            except BrokerError as error:
+                options = self._options()
+                self._serve(Connection(options, self._client_id, will=self._farewell, waker=self._waker), options)
+            except (BrokerError, ConfigError) as error:  # a file that is just being replaced is there at the next try
                 if time.monotonic() - self._connected_at >= _STEADY_S:
                     delays = self._new_delays()
                 delay_s = next(delays)
@@ -205,14 +222,18 @@ class Publisher:
         return self._wanted is not self._options
 
     def _pause(self, delay_s: float) -> None:
+        until = time.monotonic() + delay_s
         if not self._stop_asked.is_set():
-            self._hurry.wait(delay_s)  # whoever asks to stop gets one more attempt at once
+            while (remaining_s := until - time.monotonic()) > 0.0:
+                self._spool.save()
+                if self._hurry.wait(min(remaining_s, _SAVE_S)):
+                    break  # whoever asks to stop gets one more attempt at once
         else:
             time.sleep(max(0.0, min(delay_s, self._stop_at - time.monotonic())))
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: Connection, options: BrokerOptions) -> None:
         """Deliver until asked to stop or to move, then say goodbye."""
-        log.info("mqtt.connected broker=%s:%d queued=%d", self._options.host, self._options.port, len(self._spool))
+        log.info("mqtt.connected broker=%s:%d queued=%d", options.host, options.port, len(self._spool))
         deliveries = self._deliveries
         deliveries.begin(connection)
         self._connected, self._connected_at = True, time.monotonic()
@@ -225,6 +246,7 @@ class Publisher:
                     deliveries.announce(self._announce())
                 while self._remarks:
                     deliveries.announce([self._remarks.popleft()])
+                self._spool.save()
                 is_last = self._is_to_move
                 if not is_last:
                     deliveries.send()
@@ -257,12 +279,24 @@ class _Deliveries:
 
     Args:
         spool: what to send.
+        finish: completes a message as it is sent.
         max_in_flight: messages on their way at once.
         new_delays: how long a refused topic waits, time after time.
+        live_first: whether what is new goes first.
     """
 
-    def __init__(self, spool: Spool, max_in_flight: int, new_delays: Callable[[], Iterator[float]]) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        finish: Callable[[SpooledMessage], bytes | None],
+        max_in_flight: int,
+        new_delays: Callable[[], Iterator[float]],
+        *,
+        live_first: bool,
+    ) -> None:
         self._spool = spool
+        self._finish = finish
+        self._live_first = live_first
         self._max_in_flight = max_in_flight
         self._new_delays = new_delays
         self._delays = new_delays()
@@ -275,7 +309,9 @@ class _Deliveries:
         self._connection = connection
         self._window = min(self._max_in_flight, connection.receive_maximum)
         self._sent: dict[int, tuple[int, str]] = {}  # ticket: seq, topic
-        self._sent_until = 0
+        # Two runs through the spool: what waited until now, and what is new. Each goes on after the last it has sent.
+        self._waited_until = self._spool.last_seq if self._live_first else 0
+        self._start_over()
         if self._refused_topics:  # perhaps the refusal cost the last connection: the others go first on this one
             self._retry_at = time.monotonic() + next(self._delays)
 
@@ -294,18 +330,37 @@ class _Deliveries:
         if time.monotonic() >= self._retry_at:
             if self._sent:
                 return  # first hear about these: starting over would send them twice
-            self._sent_until = 0
+            self._start_over()
             self._retry_at = _NEVER
+        unsendable = []
+        for message in self._next():
+            payload = self._finish(message) if is_topic(message.topic) else None
+            if payload is None:
+                unsendable.append(message.seq)
+            else:
+                ticket = self._connection.publish(Publication(message.topic, payload))
+                self._sent[ticket] = (message.seq, message.topic)
+        if unsendable:  # damaged: they would cost each connection, and hold up all others
+            log.error("spool.unsendable seqs=%s", unsendable)
+            self._spool.discard(unsendable)
+
+    def _start_over(self) -> None:
+        self._sent_of_waiting, self._sent_of_new = 0, self._waited_until
+
+    def _next(self) -> list[SpooledMessage]:
+        """What is to be sent now, as much as there is room for."""
         held_back = self._refused_topics if self._retry_at < _NEVER else ()
         room = max(0, self._window - len(self._sent))
-        for message in self._spool.oldest(room, after=self._sent_until, but_not_to=held_back):
-            self._sent_until = message.seq
-            if not is_topic(message.topic):  # a damaged row: it would cost each connection, and hold up all others
-                log.error("spool.unsendable seq=%d topic=%r", message.seq, message.topic)
-                self._spool.forget([message.seq])
-                continue
-            ticket = self._connection.publish(Publication(message.topic, message.payload))
-            self._sent[ticket] = (message.seq, message.topic)
+        new = self._spool.oldest(room, after=self._sent_of_new, but_not_to=held_back)
+        if new:
+            self._sent_of_new = new[-1].seq
+        if self._sent_of_waiting >= self._waited_until or len(new) == room:
+            return new
+        waiting = self._spool.oldest(
+            room - len(new), after=self._sent_of_waiting, until=self._waited_until, but_not_to=held_back
+        )
+        self._sent_of_waiting = waiting[-1].seq if waiting else self._waited_until
+        return new + waiting
 
     def settle(self, timeout_s: float) -> tuple[int, int]:
         """Wait for acknowledgements, and forget what they are for.

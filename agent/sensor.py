@@ -16,7 +16,7 @@ from agent import pipeline
 from agent.accounts import Accounts
 from agent.app import Judge, Outbox, Stages, Stop, StopSignals, coverage_file
 from agent.capture import Microphone
-from agent.clock import Timeline, time_synced, to_ns, utc_now
+from agent.clock import Timeline
 from agent.config import Config
 from agent.errors import AgentError, DeviceHungError
 from agent.health import Health, Heartbeat
@@ -76,21 +76,22 @@ class Sensor:
         self._give_up_s = give_up_s
         self._reloader = reloader
         self._health = Health()
-        started_s = time.monotonic()
-        self._accounts = Accounts(hours, outbox.tell_gap, now_s=started_s, utc_ns=to_ns(utc_now()))
+        started_s = outbox.clock.monotonic()
+        self._accounts = Accounts(hours, outbox.tell_gap, now_s=started_s, reckoning=outbox.clock.reckon())
         self._lookout = Lookout(
             self._accounts,
             self._health,
             say_liveness=outbox.say_liveness,
             say_health=outbox.say_health,
             now_s=started_s,
+            now=outbox.clock.now,
         )
         self._ring: Ring | None = None
         self._overwritten = 0
         self._failure: BaseException | None = None
         self._heard = False
         self._reloading = False
-        self._time_synced = False
+        self._accelerator = judge.accelerator
         self._sample_rate_hz = 0
         self._starting = threading.Lock()
         self._pipeline = threading.Thread(target=self._run_pipeline, name="pipeline", daemon=True)
@@ -102,6 +103,10 @@ class Sensor:
             DeviceHungError: PortAudio hangs, and would hang a clean exit as well.
             AgentError: whatever else stopped the sensor.
         """
+        accelerator = self._accelerator
+        log.info(
+            "accelerator.chosen name=%s asked=%s reason=%s", accelerator.name, accelerator.asked, accelerator.reason
+        )
         self._pipeline.start()
         stalled = None
         while stalled is None and self._pipeline.is_alive():
@@ -112,6 +117,9 @@ class Sensor:
             stalled = self._look(now_s)
             analysed = self._health.analysed_samples if self._heard else 0
             heartbeat.push(analysed / (self._sample_rate_hz or 1), now_s, self._status())
+            if self._accelerator != self._judge.accelerator:
+                self._accelerator = self._judge.accelerator
+                self._outbox.publisher.announce_again()
         heartbeat.stop()
         with self._starting:  # a microphone that is just being started would be missed
             self._microphone.stop() if stalled is None else self._microphone.abandon()
@@ -152,9 +160,9 @@ class Sensor:
                 return
             self._sample_rate_hz = sample_rate_hz
             ring = self._ring = Ring(round(self._ring_s * sample_rate_hz))
-            timeline = Timeline(sample_rate_hz)
+            timeline = Timeline(sample_rate_hz, self._outbox.clock)
             self._accounts.begin(sample_rate_hz)
-            tell = self._outbox.teller(sample_rate_hz, timeline.utc_of)
+            tell = self._outbox.teller(sample_rate_hz, timeline.utc_of, timeline.look)
             stages = self._judge.stages(sample_rate_hz)
 
             def emit(event: SoundEvent) -> None:
@@ -186,13 +194,11 @@ class Sensor:
             self._failure = error
 
     def _follow(self, timeline: Timeline) -> None:
-        """Hold the timeline against capture, which knows when samples came, and once against a clock that was set."""
+        """Hold the timeline against capture, which knows when samples came, and against the wall clock."""
         anchor = self._microphone.anchor()
         if anchor is not None:
             timeline.anchor(*anchor)
-        if not self._time_synced and time_synced():
-            self._time_synced = True
-            timeline.resync()
+        timeline.look()
 
     def _blocks(self, ring: Ring, timeline: Timeline) -> Iterator[AudioBlock]:
         """The stream until the ring is closed and empty. A block counts as analysed when the next is asked for.
@@ -261,7 +267,7 @@ class Sensor:
         if not self._heard:
             return "waiting for the microphone"
         delivery = self._outbox.publisher.delivery()
-        return self._health.snapshot(
+        line = self._health.snapshot(
             connected=delivery.connected,
             delivered=delivery.delivered,
             queued=delivery.queued,
@@ -270,6 +276,10 @@ class Sensor:
             coverage_percent=self._lookout.balance.hour_percent,
             last_error=delivery.last_error,
         ).status_line(self._sample_rate_hz)
+        accelerator = self._judge.accelerator
+        if accelerator.refused:
+            return f"{line}, on the CPU: {accelerator.reason}"
+        return line if accelerator.name == "cpu" else f"{line}, on the {accelerator.name}"
 
 
 def run_sensor(config: Config, environment: Mapping[str, str], read_again: Callable[[], Config]) -> int:
@@ -286,7 +296,7 @@ def run_sensor(config: Config, environment: Mapping[str, str], read_again: Calla
     Raises:
         AgentError: the sensor cannot start, or cannot go on.
     """
-    judge = Judge(config)
+    judge = Judge(config, live=True)
     audio = config.audio
     microphone = Microphone(
         device=audio.device, sample_rate_hz=audio.sample_rate_hz, channel=audio.channel, channels=audio.channels

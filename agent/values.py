@@ -101,6 +101,8 @@ class SoundEvent:
         likelihood_peak: the largest summed likelihood so far, in [0, 1].
         likelihood_mean: the mean of the summed likelihoods so far, in [0, 1].
         end_reason: why it ended; None while it is open.
+        evidence: how long, so far, windows were by themselves as sure as it takes to start an event, in samples; the
+            same at every window hop.
     """
 
     id: int
@@ -112,6 +114,7 @@ class SoundEvent:
     likelihood_peak: float
     likelihood_mean: float
     end_reason: EndReason | None = None
+    evidence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,11 @@ class Gap:
         cause: `not_running`, the agent did not run; `device`, the microphone was away; `stalled`, it gave nothing, or
             the analysis did not move; `dropped`, on the way from the microphone; `overrun`, the analysis was too slow;
             `trickle`, dropped a little at a time.
+        start_is_right: whether `start_ns` is right though the clock may not be set now: another run knew it.
     """
 
     start_ns: int
     end_ns: int
     lost_ns: int
     cause: GapCause
+    start_is_right: bool = False

@@ -116,8 +116,8 @@ class Crew(Protocol):
 
 
 def judging_alone(config: Config) -> Config:
-    """What those who judge need of the configuration: no secrets, and one thread for each."""
-    inference = config.inference.model_copy(update={"num_threads": 1})
+    """What those who judge need of the configuration: no secrets, and one thread of the CPU for each."""
+    inference = config.inference.model_copy(update={"num_threads": 1, "accelerator": "cpu"})
     return Config(model=config.model, inference=inference, events=config.events)
 
 

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        options.run(options)
+        code: int | None = options.run(options)
     except AgentError as error:
         print(f"urbansound-model: {error}", file=sys.stderr)
         return error.exit_code
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -212,6 +212,9 @@ def _add_measuring(
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file as well")
     command.set_defaults(run=_probe)
+    command = commands.add_parser("edgetpu-check", help="what of a network would not map to an Edge TPU")
+    command.add_argument("file", type=Path, metavar="FILE", help="a .tflite file, not yet compiled")
+    command.set_defaults(run=_edgetpu_check)
 
 
 def _add_scene_commands(
@@ -547,6 +550,14 @@ def _benchmark(options: argparse.Namespace) -> "dict[str, Evaluation]":
             for dataset, its_runs in runs.items():
                 write_predictions(its_runs, options.out / FILES[dataset])
     return {dataset: evaluate(its_runs) for dataset, its_runs in runs.items()}
+
+
+def _edgetpu_check(options: argparse.Namespace) -> int:
+    from model_export.edgetpu import as_text, operators_of
+
+    operators = operators_of(options.file)
+    print(as_text(options.file, operators), end="")
+    return 1 if any(operator.problem for operator in operators) else 0
 
 
 def _probe(options: argparse.Namespace) -> None:

@@ -57,32 +57,44 @@ check_machine() {
     esac
 }
 
+start_again() {
+    # shellcheck disable=SC2086  # one word each
+    systemctl start --no-block $units
+}
+
 # A release is made beside the one that runs, and is used only when it is whole.
 install_program() {
     release=$OPT/releases/$(date -u +%Y%m%dT%H%M%SZ).$$
     mkdir -p "$OPT/releases"
-    trap 'rm -rf "$release"' EXIT
+    copy=""
+    trap 'rm -rf "$release" "$copy"' EXIT
     say "making $release"
     "$PYTHON" -m venv "$release"
     if [ -n "$wheels" ]; then
         "$release/bin/pip" install --quiet --disable-pip-version-check --no-index --find-links "$wheels" \
             --constraint "$SOURCE/constraints.txt" urban-sound-agent
     else
-        "$release/bin/pip" install --quiet --disable-pip-version-check --constraint "$SOURCE/constraints.txt" "$SOURCE"
+        copy=$(mktemp -d) # pip would leave a build in the source, and take up what it left the last time
+        cp -r "$SOURCE/agent" "$SOURCE/model_export" "$SOURCE/pyproject.toml" "$SOURCE/README.md" "$SOURCE/LICENSE" "$copy"
+        "$release/bin/pip" install --quiet --disable-pip-version-check --constraint "$SOURCE/constraints.txt" "$copy"
+        rm -rf "$copy"
     fi
-    for unit in $(running); do
+    for unit in $units; do
         "$release/bin/urbansound" check "$(configuration_of "$unit")" >/dev/null ||
             fail "the new version refuses the configuration of $unit: the old version stays"
     done
+    if [ -n "$units" ]; then
+        # Nobody runs from a release that goes away: what runs opens files of its model now and then.
+        # shellcheck disable=SC2086  # one word each
+        systemctl stop $units || true
+        trap start_again EXIT # also where something fails from here on
+    fi
     if [ -d "$VENV" ] && [ ! -L "$VENV" ]; then
         rm -rf "$VENV" # made by hand; it cannot be moved
     fi
     ln -sfn "$release" "$VENV.new"
     mv -T "$VENV.new" "$VENV"
-    trap - EXIT
-    for old in "$OPT"/releases/*; do
-        [ "$old" = "$release" ] || rm -rf "$old"
-    done
+    [ -n "$units" ] || trap - EXIT
     ln -sfn "$VENV/bin/urbansound" "$COMMAND"
 }
 
@@ -108,13 +120,19 @@ install_units() {
 
 install_all() {
     check_machine
+    units=$(running)
     install_program
     install_configuration
     install_units
-    units=$(running)
+    if [ -n "$units" ]; then
+        trap - EXIT
+        start_again # before anything that takes its time: nobody hears until then
+    fi
+    for old in "$OPT"/releases/*; do
+        [ "$old" = "$release" ] || rm -rf "$old"
+    done
     if [ -n "$units" ]; then
         # shellcheck disable=SC2086  # one word each
-        systemctl restart --no-block $units
         say "$("$COMMAND" --version), restarted:" $units
     else
         say "$("$COMMAND" --version) is installed. Next, set node.id, audio.device and mqtt.host, and start it:"

@@ -82,10 +82,11 @@ class Broker:
         certificates: Certificates | None = None,
         require_certificate: bool = False,
         hangs_up_on_denial: bool = False,
+        port: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.host = HOST
-        self.port = free_port()
+        self.port = port or free_port()
         self.log = folder / "mosquitto.log"
         self._configuration = folder / "mosquitto.conf"
         self._process: subprocess.Popen[bytes] | None = None
@@ -259,6 +260,7 @@ class BrokerFactory(Protocol):
         certificates: Certificates | None = None,
         require_certificate: bool = False,
         hangs_up_on_denial: bool = False,
+        port: int | None = None,
     ) -> Broker: ...
 
 

@@ -17,7 +17,7 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What hears sound in real time, or trains a network.
-SLOW_FIXTURES = {"sound_server", "trained"}
+SLOW_FIXTURES = {"software_gpu", "sound_server", "trained"}
 
 # The same examples each time, as many as a test can wait for. For more: HYPOTHESIS_EXAMPLES=10000.
 settings.register_profile(
@@ -29,7 +29,15 @@ settings.register_profile(
 )
 settings.load_profile("ours")
 
-pytest_plugins = ["tests.broker", "tests.commands", "tests.sound_server", "tests.street"]
+pytest_plugins = [
+    "tests.broker",
+    "tests.commands",
+    "tests.delegate",
+    "tests.software_gpu",
+    "tests.sound_server",
+    "tests.street",
+    "tests.wall_clock",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from agent.accounts import KEEP_S, KEEP_SOON_S, Accounts, Balance
-from agent.clock import Timeline
+from agent.clock import Timeline, WallClock
 from agent.coverage import HOUR_NS, SECOND_NS, Tally
 from agent.hours import Hours, LastHeard
 from agent.values import AudioBlock, FloatArray, Gap, GapCause
@@ -30,12 +31,29 @@ class Live:
         now_s: since noon, when it starts.
     """
 
-    def __init__(self, folder: Path, *, starts_at_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        starts_at_s: float = 0.0,
+        boot: str = "boot",
+        synced: bool = True,
+        wrong_by_s: float = 0.0,
+    ) -> None:
         self.now_s = starts_at_s
+        self.clock = WallClock(
+            wall=lambda: NOON_S + self.now_s + wrong_by_s,
+            monotonic=lambda: MONOTONIC_S + self.now_s,
+            synced=lambda: synced,
+            boot=boot,
+        )
         self.gaps: list[Gap] = []
         self.hours = Hours(folder / "coverage.sqlite")
         self.accounts = Accounts(
-            self.hours, self.gaps.append, now_s=MONOTONIC_S + starts_at_s, utc_ns=ns(NOON_S + starts_at_s)
+            self.hours,
+            lambda gap, _reckoning: self.gaps.append(gap),
+            now_s=self.clock.monotonic(),
+            reckoning=self.clock.reckon(),
         )
         self.timeline: Timeline | None = None
         self.next_sample = 0
@@ -44,9 +62,7 @@ class Live:
     def open(self) -> None:
         """The microphone opens now."""
         self.accounts.begin(RATE_HZ)
-        now_s = self.now_s
-        self.timeline = Timeline(RATE_HZ, wall=lambda: NOON_S + now_s, monotonic=lambda: MONOTONIC_S + now_s)
-        self.opened_s = now_s
+        self.timeline = Timeline(RATE_HZ, self.clock)
 
     def hear(
         self, seconds: float, samples: FloatArray | None = None, *, lost_s: float = 0.0, cause: GapCause = "dropped"
@@ -102,7 +118,7 @@ def test_what_is_heard_and_what_is_lost_is_all_there_is(live: Live) -> None:
     assert balance.total == Tally(heard=ns(15.0), lost=ns(5.0))
     assert (balance.elapsed_ns, balance.pending_ns, balance.drift_ns, balance.gaps) == (ns(20.0), 0, 0, 2)
     assert live.gaps == [
-        Gap(ns(NOON_S), ns(NOON_S + 2.0), ns(2.0), "not_running"),
+        Gap(ns(NOON_S), ns(NOON_S + 2.0), ns(2.0), "not_running", True),
         Gap(ns(NOON_S + 12.0), ns(NOON_S + 15.0), ns(3.0), "dropped"),
     ]
 
@@ -154,7 +170,7 @@ def test_a_microphone_that_is_missing_for_hours_at_start_is_lost_time(live: Live
     balance = check(live.look())
 
     assert balance.total == Tally(heard=ns(10.0), lost=ns(5000.0))
-    assert live.gaps == [Gap(ns(NOON_S), ns(NOON_S + 5000.0), ns(5000.0), "device")]
+    assert live.gaps == [Gap(ns(NOON_S), ns(NOON_S + 5000.0), ns(5000.0), "device", True)]
 
 
 def test_a_restart_tells_the_time_in_between(tmp_path: Path) -> None:
@@ -169,7 +185,7 @@ def test_a_restart_tells_the_time_in_between(tmp_path: Path) -> None:
     second.open()
     second.hear(10.0)
 
-    assert second.gaps == [Gap(ns(NOON_S + 50.0), ns(NOON_S + 81.0), ns(31.0), "not_running")]
+    assert second.gaps == [Gap(ns(NOON_S + 50.0), ns(NOON_S + 81.0), ns(31.0), "not_running", True)]
     assert second.look().total == Tally(heard=ns(10.0), lost=ns(1.0)), "of this run"
     assert second.finish() == {ns(NOON_S) // HOUR_NS: Tally(heard=ns(60.0), lost=ns(1.0))}
 
@@ -188,23 +204,40 @@ def test_a_run_that_ended_deaf_is_known_to_the_next(tmp_path: Path) -> None:
     second.open()
     second.hear(1.0)
 
-    assert second.gaps == [Gap(ns(NOON_S + 50.0), ns(NOON_S + 70.0), ns(20.0), "stalled")]
+    assert second.gaps == [Gap(ns(NOON_S + 50.0), ns(NOON_S + 70.0), ns(20.0), "stalled", True)]
     second.hours.close()
 
 
-def test_a_clock_that_went_back_makes_no_gap_backwards(tmp_path: Path) -> None:
-    """A node without a battery for its clock starts in the past: the gap ends where it begins, or later."""
-    first = Live(tmp_path, starts_at_s=1000.0)
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        # The clock was set, and is not now: the start is known, and the end will be put right.
+        ({}, {"boot": "next", "synced": False, "wrong_by_s": -400.0}, (1050.0, 700.0, True)),
+        # It has not been set in this boot, by neither run: wrong, but by the same.
+        ({"synced": False, "wrong_by_s": -400.0}, {"synced": False, "wrong_by_s": -400.0}, (650.0, 700.0, False)),
+        # It was not set in the boot before: nobody knows how long the node was off.
+        ({"synced": False, "wrong_by_s": -400.0}, {"boot": "next", "synced": False}, (1100.0, 1100.0, False)),
+        ({"synced": False, "wrong_by_s": -400.0}, {"boot": "next"}, (1100.0, 1100.0, True)),
+        # It was set, and has gone back since: no gap ends before it began.
+        ({}, {"boot": "next", "wrong_by_s": -400.0}, (700.0, 700.0, True)),
+    ],
+)
+def test_time_between_runs_is_told_as_far_as_it_is_known(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], expected: tuple[float, float, bool]
+) -> None:
+    """A node without a battery for its clock tells no gap that it cannot know."""
+    first = Live(tmp_path, starts_at_s=1000.0, **before)
     first.open()
     first.hear(50.0)
     first.finish()
 
-    second = Live(tmp_path, starts_at_s=0.0)
+    second = Live(tmp_path, starts_at_s=1100.0, **now)
     second.open()
     second.hear(1.0)
 
     (gap,) = second.gaps
-    assert gap.end_ns == gap.start_ns
+    begin_s, end_s, is_right = expected
+    assert (gap.start_ns, gap.end_ns, gap.start_is_right) == (ns(NOON_S + begin_s), ns(NOON_S + end_s), is_right)
     second.hours.close()
 
 
@@ -212,14 +245,14 @@ def test_nothing_is_written_more_often_than_it_must(live: Live) -> None:
     """The card is written about once a minute, and at once when it matters."""
     noon = ns(NOON_S) // HOUR_NS
     live.open()
-    assert live.hours.last_heard() == LastHeard(ns(NOON_S), None)
+    assert live.hours.last_heard() == LastHeard(ns(NOON_S), "boot", True, None)
     kept = []
     for second in range(1, 200):
         live.hear(1.0)
         live.accounts.keep(MONOTONIC_S + live.now_s, at_once=second == 30)
         if live.hours.known().get(noon) == Tally(heard=ns(second)):
             kept.append(second)
-            assert live.hours.last_heard() == LastHeard(ns(NOON_S + second), None)
+            assert live.hours.last_heard() == LastHeard(ns(NOON_S + second), "boot", True, None)
 
     first = round(KEEP_SOON_S)  # the gap of the start
     assert kept == [first, 30, 30 + KEEP_S, 30 + 2 * KEEP_S]

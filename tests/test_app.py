@@ -15,11 +15,14 @@ from typing import Any
 
 import pytest
 
+from agent.accelerator import Trial
 from agent.app import Judge, Outbox, Stop, StopSignals, broker_options
-from agent.clock import recording_timeline
-from agent.config import Config, MqttConfig, TlsConfig
+from agent.clock import Timeline, WallClock, recording_timeline
+from agent.config import Config, InferenceConfig, MqttConfig, TlsConfig
 from agent.errors import ConfigError, DatabaseError, ModelError
+from agent.litert import Device
 from agent.model_card import DEFAULT_MODEL
+from agent.spool import KINDS
 from agent.values import SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
 from tests.conftest import REPOSITORY
@@ -71,6 +74,38 @@ def test_every_class_but_the_background_has_a_rule(judge: Judge) -> None:
     assert set(judge.rules) == set(judge.labels) - {"background"}
 
 
+def test_recordings_are_judged_by_the_cpu_unless_another_is_named(delegate: str) -> None:
+    """`auto` looks for an accelerator only where sound is live; a named one is used in both cases."""
+    assert (Judge(Config()).accelerator.name, Judge(Config()).accelerator.reason) == ("cpu", "sound is not live")
+    for live in (True, False):
+        assert Judge(Config(inference=InferenceConfig(accelerator=delegate)), live=live).accelerator.name == "delegate"
+
+
+def test_an_accelerator_that_is_missing_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The sensor hears on, on the CPU, and says why."""
+    judge = Judge(Config(inference=InferenceConfig(accelerator="/nowhere/libx.so")), live=True)
+
+    assert (judge.accelerator.name, judge.accelerator.refused) == ("cpu", True)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == "accelerator.refused asked=/nowhere/libx.so reason=/nowhere/libx.so: there is no such file"
+
+
+def test_an_accelerator_that_fails_between_its_trial_and_its_use_is_a_warning(
+    delegate: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It passed in another process, and cannot be had in this one."""
+    trial = Trial(Device("delegate", delegate), None, 0.1, 0.1, 0.1, 0.0)
+    monkeypatch.setattr("agent.accelerator.try_in_a_process", lambda *_arguments, **_options: trial)
+    monkeypatch.setenv("DELEGATE_FOR_TESTS", "refuse")
+
+    judge = Judge(Config(inference=InferenceConfig(accelerator=delegate)))
+
+    assert (judge.accelerator.name, judge.accelerator.refused) == ("cpu", True)
+    assert "no such device is plugged in" in judge.accelerator.reason
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 def test_the_site_says_which_classes_are_told() -> None:
     """With `events.labels` the others are heard and not told, in the order of the model."""
     judge = Judge(Config.model_validate({"events": {"labels": ["siren", "car_horn"]}}))
@@ -96,6 +131,10 @@ def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
             "inference.form = 'streaming': inference.window_hop_s = 0.05, expected a multiple of the model",
         ),
         ({"events": {"classes": {"sirene": {"on": 0.5}}}}, "events.classes.sirene: unknown class, expected one of"),
+        (
+            {"events": {"labels": ["siren"], "classes": {"siren": {"on": 1.0}}}},
+            "events.labels: siren is not told, expected events.classes.siren.on below 1",
+        ),
         (
             {"events": {"labels": ["sirene"]}},
             "events.labels: unknown class 'sirene', expected some of air_conditioner, ",
@@ -496,3 +535,172 @@ def test_the_first_reason_to_leave_is_the_one_that_is_told(
         outbox.teller(RATE_HZ, recording_timeline(START, RATE_HZ))(event("start"))
         assert stop.wait(DEADLINE_S)
         raise ZeroDivisionError
+
+
+# The clock, and what waits
+
+
+class Clocks:
+    """A machine that can be started anew, with a wall clock that can be set."""
+
+    def __init__(self) -> None:
+        self.boot = "first boot"
+        self.monotonic_s = 1000.0
+        self.wall_s = START.timestamp()
+        self.synced: bool | None = False
+
+    def pass_by(self, seconds: float) -> None:
+        self.monotonic_s += seconds
+        self.wall_s += seconds
+
+    def reboot(self) -> None:
+        self.boot, self.monotonic_s = "second boot", 10.0
+
+    def clock(self) -> WallClock:
+        return WallClock(
+            wall=lambda: self.wall_s, monotonic=lambda: self.monotonic_s, synced=lambda: self.synced, boot=self.boot
+        )
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+def tell_of(outbox: Outbox, clocks: Clocks, *states: str) -> None:
+    """An event that began a second ago."""
+    timeline = Timeline(RATE_HZ, outbox.clock)
+    timeline.anchor(2 * RATE_HZ, clocks.monotonic_s)
+    tell = outbox.teller(RATE_HZ, timeline.utc_of, timeline.look)
+    for state in states:
+        tell(event(state, onset_s=1.0))
+
+
+@pytest.mark.parametrize("then", ["goes on", "restarts", "reboots"])
+def test_what_waited_is_dated_rightly_once_the_clock_is_set(
+    make_broker: BrokerFactory, subscribe: SubscriberFactory, tmp_path: Path, clocks: Clocks, then: str
+) -> None:
+    """A node that starts in 1970 without a network: when both come, its events arrive with the time of the sound.
+
+    It makes no difference whether the agent goes on meanwhile, or is started anew, or the machine is, after the time
+    was known.
+    """
+    broker, judge = make_broker(), Judge(Config())
+    clocks.wall_s = 0.0
+    config = config_for(broker, tmp_path)
+    with Outbox(config, judge, environment={}, stop=Stop(), clock=clocks.clock()) as outbox:
+        tell_of(outbox, clocks, "start", "end")
+        clocks.pass_by(600.0)
+        clocks.wall_s, clocks.synced = START.timestamp() + 600.0, True
+        if then == "reboots":
+            wait_until(lambda: outbox.spool.boots, "the next attempt to connect, which looks at the clock")
+        if then == "goes on":
+            subscriber = subscribe(broker.start().options())
+            payloads = subscriber.wait_for(2, TOPIC)
+        else:
+            outbox.publisher.stop(0.0)
+    if then != "goes on":
+        clocks.pass_by(60.0)
+        if then == "reboots":
+            clocks.reboot()
+        subscriber = subscribe(broker.start().options())
+        with Outbox(config, judge, environment={}, stop=Stop(), clock=clocks.clock()):
+            payloads = subscriber.wait_for(2, TOPIC)
+
+    start, end = (json.loads(payload) for payload in payloads[:2])
+    assert (start["start"], end["start"]) == ("2026-01-01T11:59:59.000Z", "2026-01-01T11:59:59.000Z")
+    assert end["end"] == "2026-01-01T12:00:01.000Z"
+    assert start["quality"] == end["quality"] == {"time_synced": True}
+    assert start["queued_s"] == end["queued_s"] == (600.0 if then == "goes on" else 660.0)
+
+
+def test_what_is_told_before_the_clock_is_set_is_sent_at_once_and_says_so(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path, clocks: Clocks
+) -> None:
+    """An alarm does not wait for a time server. If the clock is set before the sound ends, the end has the time."""
+    subscriber = subscribe(broker.options())
+    clocks.wall_s = 0.0
+    config = config_for(broker, tmp_path)
+    with Outbox(config, judge, environment={}, stop=Stop(), clock=clocks.clock()) as outbox:
+        timeline = Timeline(RATE_HZ, outbox.clock)
+        timeline.anchor(2 * RATE_HZ, clocks.monotonic_s)
+        tell = outbox.teller(RATE_HZ, timeline.utc_of, timeline.look)
+        tell(event("start"))
+        subscriber.wait_for(1, TOPIC)
+        clocks.wall_s, clocks.synced = START.timestamp(), True
+        tell(event("end"))
+        start, end = (json.loads(payload) for payload in subscriber.wait_for(2, TOPIC))
+
+    assert (start["start"], start["quality"]) == ("1969-12-31T23:59:59.000Z", {"time_synced": False})
+    assert (end["start"], end["quality"]) == ("2026-01-01T11:59:59.000Z", {"time_synced": True})
+    assert end["event_id"] == start["event_id"]
+    assert end["duration_s"] == 2.0
+    assert start["queued_s"] == end["queued_s"] == 0.0
+
+
+def test_what_is_from_a_boot_without_a_clock_says_so_for_ever(
+    make_broker: BrokerFactory, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path, clocks: Clocks
+) -> None:
+    """Nobody knows when that boot was: neither the time of the sound nor how long it waited is made up."""
+    broker = make_broker()
+    config = config_for(broker, tmp_path)
+    crashed = Outbox(config, judge, environment={}, stop=Stop(), clock=clocks.clock())
+    tell_of(crashed, clocks, "start", "end")
+    crashed.spool.close()
+    clocks.reboot()
+    clocks.wall_s, clocks.synced = START.timestamp() + 3600.0, True
+
+    subscriber = subscribe(broker.start().options())
+    with Outbox(config, judge, environment={}, stop=Stop(), clock=clocks.clock()):
+        start, end = (json.loads(payload) for payload in subscriber.wait_for(2, TOPIC))
+
+    for message in (start, end):
+        assert message["start"] == "2026-01-01T11:59:59.000Z"
+        assert message["quality"] == {"time_synced": False}
+        assert "queued_s" not in message
+
+
+def test_what_is_too_old_when_the_broker_comes_back_is_dropped_and_counted(
+    make_broker: BrokerFactory, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path, clocks: Clocks
+) -> None:
+    """`spool.max_age_days`: after a winter without a network the last days arrive, not the first."""
+    broker = make_broker()
+    clocks.synced = True
+    config = config_for(broker, tmp_path, spool={"path": str(tmp_path / "spool.sqlite"), "max_age_days": 2.0})
+    with Outbox(config, judge, environment={}, stop=Stop(), clock=clocks.clock()) as outbox:
+        for _ in range(4):
+            tell_of(outbox, clocks, "start", "end")
+            clocks.pass_by(86_400.0 - 1.0)
+        assert len(outbox.spool) == 6, "what is too old goes when something new comes, too"
+        subscriber = subscribe(broker.start().options())
+        seqs = [json.loads(payload)["seq"] for payload in subscriber.wait_for(4, TOPIC)]
+        wait_until(lambda: len(outbox.spool) == 0, "the spool to be empty")
+
+    assert seqs == [5, 6, 7, 8]
+    assert outbox.spool.discarded["event"] == 4
+
+
+def test_an_update_is_no_reason_to_sync(judge: Judge, tmp_path: Path) -> None:
+    """Starts and ends are events to the spool, what is between them are updates."""
+    config = Config.model_validate({"spool": {"path": str(tmp_path / "spool.sqlite")}})
+    outbox = Outbox(config, judge, environment={}, stop=Stop())
+    tell = outbox.teller(RATE_HZ, recording_timeline(START, RATE_HZ))
+    for state in ("start", "update", "end"):
+        tell(event(state))
+
+    assert [KINDS[message.rank] for message in outbox.spool.oldest(10)] == ["event", "update", "event"]
+    outbox.spool.close()
+
+
+def test_a_password_file_that_changes_is_read_at_the_next_connection(
+    make_broker: BrokerFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """From the configuration to the broker: whoever replaces the file need not restart the agent."""
+    file = tmp_path / "password"
+    file.write_text("old\n")
+    broker = make_broker(passwords={"node-07": "new"}).start()
+    mqtt = {"host": broker.host, "port": broker.port, "username": "node-07", "password_file": str(file)}
+    with Outbox(config_for(broker, tmp_path, mqtt=mqtt), judge, environment={}, stop=Stop()) as outbox:
+        wait_until(lambda: "wrong password" in (outbox.publisher.delivery().last_error or ""), "the refusal")
+        file.write_text("new\n")
+        wait_until(lambda: outbox.publisher.delivery().connected, "a connection")

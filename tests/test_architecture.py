@@ -25,14 +25,16 @@ MAY_IMPORT = {
     "fourier": {"values"},
     "resampler": {"values"},
     "frontend": {"errors", "fourier", "model_card", "resampler", "values"},
-    "inference": {"errors", "model_card", "values"},
+    "litert": {"errors"},
+    "inference": {"errors", "litert", "model_card", "values"},
+    "accelerator": {"inference", "litert", "model_card", "values"},
     "aggregation": {"values"},
     "events": {"values"},
     "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
     "messages": {"clock", "values"},
     "database": {"errors"},
-    "spool": {"database"},
+    "spool": {"database", "errors"},
     "broker": {"errors"},
     "publisher": {"broker", "errors", "spool"},
     "health": set(),
@@ -46,14 +48,16 @@ MAY_IMPORT = {
     "logs": set(),
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
-    "app": {"broker", "clock", "config", "errors", "messages", "model_card", "publisher", "spool", "values"} | STAGES,
+    "app": {"accelerator", "broker", "clock", "config", "errors", "litert", "messages", "model_card", "publisher"}
+    | {"spool", "values"}
+    | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "pipeline", "timesheet", "values", "wavfile", "workers"},
     "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
     | {"pace", "pipeline", "reload", "ring", "values"},
     "reload": {"app", "broker", "config", "errors"},
-    "bench": {"app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
+    "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
     "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs", "messages"}
     | {"parquet", "portaudio", "progress", "replay", "sensor", "timesheet", "values", "wavfile", "workers"},
 }
@@ -66,7 +70,7 @@ OWNERS = {
     "distributed": "cluster",
     "scipy": "fourier",
     "soxr": "resampler",
-    "ai_edge_litert": "inference",
+    "ai_edge_litert": "litert",
     "sqlite3": "database",
     "paho": "broker",
     "tomllib": "config",

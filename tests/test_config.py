@@ -311,3 +311,17 @@ def test_a_table_written_as_toml_is_read_as_it_was() -> None:
     }
 
     assert tomllib.loads("\n".join(toml_lines(table))) == table
+
+
+@pytest.mark.parametrize("asked", ["auto", "cpu", "gpu", "edgetpu", "npu", "/opt/x/libdelegate.so", "libx.so.1"])
+def test_accelerators_have_a_name_or_are_a_delegate(asked: str) -> None:
+    """A name, or something that can be the path of a library; whether it is there shows at start."""
+    assert load_config(None, {"URBANSOUND_INFERENCE__ACCELERATOR": asked}).inference.accelerator == asked
+
+
+def test_a_word_that_is_no_accelerator_is_an_error() -> None:
+    """A typo must not be taken for a library that is missing."""
+    with pytest.raises(
+        ConfigError, match=r"inference\.accelerator: expected auto, cpu, gpu, edgetpu, npu, or the path"
+    ):
+        load_config(None, {"URBANSOUND_INFERENCE__ACCELERATOR": "tpu"})

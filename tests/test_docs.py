@@ -17,6 +17,7 @@ from agent.config import Config, load_config
 from agent.errors import AgentError
 from agent.liveness import Cause, State
 from agent.messages import (
+    AcceleratorInfo,
     EventMessage,
     GapMessage,
     HealthMessage,
@@ -51,6 +52,9 @@ PARSERS = {"urbansound": cli._parser(), "urbansound-model": model_cli._parser()}
 SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE = 129, 130, 143
 # Written like keys of the configuration, but fields of messages, of the model's card, or a file.
 NOT_KEYS = {
+    "spool.dropped",
+    "spool.unwritable",
+    "spool.writable",
     "model.json",
     "model.name",
     "model.version",
@@ -217,7 +221,16 @@ def leaves_of(model: type[BaseModel], *, parts: dict[str, type[BaseModel]]) -> s
         ("Event", EventMessage, {"model": ModelIdentity, "quality": Quality}),
         ("Gap", GapMessage, {"quality": Quality}),
         ("Health", HealthMessage, {"liveness": LivenessPart}),
-        ("Info", InfoMessage, {"model": ModelIdentity, "sources": SourceInfo, "liveness": LivenessPart}),
+        (
+            "Info",
+            InfoMessage,
+            {
+                "model": ModelIdentity,
+                "accelerator": AcceleratorInfo,
+                "sources": SourceInfo,
+                "liveness": LivenessPart,
+            },
+        ),
     ],
 )
 def test_every_field_of_a_message_and_no_other_is_described(

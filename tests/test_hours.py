@@ -28,14 +28,16 @@ def hours(path: Path) -> Iterator[Hours]:
 
 def test_hours_add_up_over_restarts(hours: Hours, path: Path) -> None:
     """What one run heard of an hour, and what the next one heard, are one hour in the file."""
-    assert hours.keep({HOUR: Tally(heard=10, silent=1, clipped=2, lost=3)}, LastHeard(5 * SECOND_NS, None))
+    assert hours.keep(
+        {HOUR: Tally(heard=10, silent=1, clipped=2, lost=3)}, LastHeard(5 * SECOND_NS, "boot", True, None)
+    )
     assert hours.keep({HOUR: Tally(heard=10), HOUR + 1: Tally(lost=7)}, None)
     hours.close()
 
     again = Hours(path)
 
     assert again.known() == {HOUR: Tally(20, 1, 2, 3), HOUR + 1: Tally(lost=7)}
-    assert again.last_heard() == LastHeard(5 * SECOND_NS, None)
+    assert again.last_heard() == LastHeard(5 * SECOND_NS, "boot", True, None)
     again.close()
 
 
@@ -47,11 +49,11 @@ def test_a_new_sensor_knows_nothing(hours: Hours) -> None:
 
 def test_why_it_was_deaf_is_kept_and_forgotten(hours: Hours) -> None:
     """The next start is told why the last run was deaf in the end, if it was."""
-    hours.keep({}, LastHeard(7, "device"))
-    assert hours.last_heard() == LastHeard(7, "device")
+    hours.keep({}, LastHeard(7, "boot", True, "device"))
+    assert hours.last_heard() == LastHeard(7, "boot", True, "device")
 
-    hours.keep({}, LastHeard(8, None))
-    assert hours.last_heard() == LastHeard(8, None)
+    hours.keep({}, LastHeard(8, "boot", True, None))
+    assert hours.last_heard() == LastHeard(8, "boot", True, None)
 
 
 def test_ninety_days_are_kept(hours: Hours) -> None:
@@ -65,7 +67,7 @@ def test_ninety_days_are_kept(hours: Hours) -> None:
 def test_the_file_can_be_read_while_the_sensor_writes(hours: Hours, path: Path) -> None:
     """`urbansound coverage` needs no stop of the sensor, and leaves nothing beside the file."""
     for i in range(5):
-        hours.keep({HOUR: Tally(heard=HOUR_NS // 10)}, LastHeard(i, None))
+        hours.keep({HOUR: Tally(heard=HOUR_NS // 10)}, LastHeard(i, "boot", True, None))
 
         assert read_hours(path) == {HOUR: Tally(heard=(i + 1) * HOUR_NS // 10)}
     assert [file.name for file in path.parent.iterdir()] == [path.name]

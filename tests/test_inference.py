@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,7 +22,6 @@ from agent.errors import ModelError
 from agent.frontend import FrontEnd
 from agent.inference import (
     CHUNKS_AT_ONCE,
-    LITERT_GREETING,
     Classifier,
     Embedder,
     _same_steps,
@@ -490,19 +488,3 @@ def test_loading_a_model_says_nothing() -> None:
     told = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60, check=True)
 
     assert (told.stdout, told.stderr) == (b"", b"")
-
-
-def test_what_litert_says_besides_is_passed_on(
-    model: ModelFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Only the greeting is held back; anything else that LiteRT writes to standard error arrives there."""
-
-    def talkative(**arguments: object) -> Interpreter:
-        os.write(2, b"WARNING: one\n" + LITERT_GREETING + b"ERROR: two\n")
-        return Interpreter(**arguments)
-
-    monkeypatch.setattr("agent.inference.Interpreter", talkative)
-
-    Classifier(model)
-
-    assert capfd.readouterr().err == "WARNING: one\nERROR: two\n" * 2

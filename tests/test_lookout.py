@@ -9,7 +9,7 @@ import pytest
 
 from agent.accounts import Accounts
 from agent.capture import CaptureSnapshot, State
-from agent.coverage import SECOND_NS
+from agent.clock import Reckoning
 from agent.health import Health
 from agent.hours import Hours
 from agent.lookout import HEALTH_S, Lookout
@@ -35,8 +35,8 @@ class Looked:
         self.counters = Health()
         self.captured = 0
         self.hours = Hours(folder / "coverage.sqlite")
-        utc_ns = round(NOON.timestamp()) * SECOND_NS
-        accounts = Accounts(self.hours, lambda gap: None, now_s=START_S, utc_ns=utc_ns)
+        reckoning = Reckoning("boot", NOON.timestamp() - START_S, synced=True)
+        accounts = Accounts(self.hours, lambda gap, _reckoning: None, now_s=START_S, reckoning=reckoning)
         self.lookout = Lookout(
             accounts,
             self.counters,

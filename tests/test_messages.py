@@ -1,7 +1,7 @@
 """What goes over the wire."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,17 +10,20 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
-from agent.clock import recording_timeline
+from agent.clock import Reckoning, recording_timeline
 from agent.messages import (
+    AcceleratorInfo,
     EventIds,
     EventMessage,
     EventTeller,
+    GapMessage,
     InfoMessage,
     ModelIdentity,
     SourceInfo,
     Topics,
     event_json_schema,
     event_topics,
+    finished,
     finished_event_row,
     interrupted_end,
     read_event,
@@ -33,6 +36,7 @@ from agent.values import Gap, SoundEvent
 RATE_HZ = 48_000
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 MODEL = ModelIdentity(name="edge-l3", version="1", sha256="ab" * 32)
+TOPICS = Topics("urbansound", "node-07")
 
 START = SoundEvent(
     id=0,
@@ -45,12 +49,20 @@ START = SoundEvent(
     likelihood_mean=0.5,
 )
 UPDATE = replace(START, state="update", heard_until=484_800, likelihood_peak=0.91)
-END = replace(START, state="end", offset=379_200, heard_until=500_000, likelihood_peak=0.91, end_reason="quiet")
+END = replace(
+    START,
+    state="end",
+    offset=379_200,
+    heard_until=500_000,
+    likelihood_peak=0.91,
+    end_reason="quiet",
+    evidence=300_000,
+)
 
 
 def teller(
     utc_of: Callable[[int], datetime] | None = None,
-    time_synced: bool | None = True,
+    synced: bool | None = True,
     replayed: bool = False,
     sample_rate_hz: int = RATE_HZ,
 ) -> EventTeller:
@@ -61,15 +73,21 @@ def teller(
         groups={"siren": "alert"},
         utc_of=utc_of or recording_timeline(NOON, RATE_HZ),
         sample_rate_hz=sample_rate_hz,
-        time_synced=lambda: time_synced,
+        reckon=None if replayed else lambda: Reckoning("this boot", NOON.timestamp(), synced),
         replayed=replayed,
         event_ids=EventIds(random_bits=lambda bits: (1 << bits) // 3),
     )
 
 
 def told(speaker: EventTeller, event: SoundEvent, seq: int = 1) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(speaker.tell(event).payload(seq))
+    message: dict[str, Any] = json.loads(sent(speaker.tell(event).payload(seq)))
     return message
+
+
+def sent(draft: bytes, *, queued_s: float | None = 0.0, boots: Mapping[str, float] | None = None) -> bytes:
+    payload = finished(draft, queued_s=queued_s, boots=boots or {})
+    assert payload is not None
+    return payload
 
 
 def test_an_ended_event_reads_exactly_so() -> None:
@@ -81,13 +99,13 @@ def test_an_ended_event_reads_exactly_so() -> None:
 
     assert ended.topic == "urbansound/node-07/street/event"
     assert ended.ends
-    assert ended.payload(4711).decode() == (
+    assert sent(ended.payload(4711)).decode() == (
         '{"schema":"urbansound.event/1","event_id":"019b796d-d664-7555-9555-555555555555","seq":4711,'
         '"event_type":"end","node":"node-07","source":"street","label":"siren","group":"alert",'
         '"start":"2026-01-01T12:00:00.100Z","end":"2026-01-01T12:00:07.900Z","duration_s":7.8,'
-        '"likelihood_peak":0.91,"likelihood_mean":0.5,"end_reason":"quiet",'
+        '"likelihood_peak":0.91,"likelihood_mean":0.5,"evidence_s":6.25,"end_reason":"quiet",'
         f'"model":{{"name":"edge-l3","version":"1","sha256":"{"ab" * 32}"}},'
-        '"quality":{"time_synced":true},"replayed":false}'
+        '"quality":{"time_synced":true},"replayed":false,"queued_s":0.0}'
     )
 
 
@@ -167,11 +185,87 @@ def test_a_likelihood_that_is_none_is_never_told(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("time_synced", "quality"), [(True, {"time_synced": True}), (False, {"time_synced": False}), (None, {})]
+    ("synced", "quality"), [(True, {"time_synced": True}), (False, {"time_synced": False}), (None, {})]
 )
-def test_the_message_says_whether_its_times_can_be_trusted(time_synced: bool | None, quality: dict[str, bool]) -> None:
+def test_the_message_says_whether_its_times_can_be_trusted(synced: bool | None, quality: dict[str, bool]) -> None:
     """`time_synced` is told as it is, and left out where nobody can say."""
-    assert told(teller(time_synced=time_synced), START)["quality"] == quality
+    assert told(teller(synced=synced), START)["quality"] == quality
+
+
+def test_what_waited_says_for_how_long() -> None:
+    """`queued_s` is what the sender says, to a tenth, and left out where nobody knows."""
+    draft = teller().tell(START).payload(1)
+
+    assert json.loads(sent(draft, queued_s=3600.04))["queued_s"] == 3600.0
+    assert json.loads(sent(draft, queued_s=0.04))["queued_s"] == 0.0
+    assert "queued_s" not in json.loads(sent(draft, queued_s=None))
+
+
+@pytest.mark.parametrize("synced", [False, None])
+def test_what_was_told_before_the_clock_was_set_is_put_right_when_it_is_sent(synced: bool | None) -> None:
+    """Once it is known when this boot began, start and end move together, and the time counts as right."""
+    speaker = teller(synced=synced)
+    drafts = [speaker.tell(event).payload(1) for event in (START, END)]
+
+    still_unset = [json.loads(sent(draft, boots={"an older boot": 1e9})) for draft in drafts]
+    start, end = (json.loads(sent(draft, boots={"this boot": NOON.timestamp() + 7200.0004})) for draft in drafts)
+
+    assert [message["quality"].get("time_synced") for message in still_unset] == [synced, synced]
+    assert {message["start"] for message in still_unset} == {"2026-01-01T12:00:00.100Z"}
+    assert start["start"] == end["start"] == "2026-01-01T14:00:00.100Z"
+    assert end["end"] == "2026-01-01T14:00:07.900Z"
+    assert start["quality"] == end["quality"] == {"time_synced": True}
+    assert start["event_id"] == still_unset[0]["event_id"]
+    assert not any("stamp" in message for message in (*still_unset, start, end))
+
+
+def test_a_sound_that_began_before_the_clock_was_set_is_not_believed_to_its_end() -> None:
+    """`time_synced` is about the times in the message: an end that is reckoned from an unset start is no better."""
+    synced = False
+    speaker = teller()
+    speaker._reckon = lambda: Reckoning("this boot", NOON.timestamp(), synced)
+    speaker.tell(START)
+
+    synced = True
+    end, following = told(speaker, END), told(speaker, replace(START, id=1))
+
+    assert end["quality"] == {"time_synced": False}
+    assert following["quality"] == {"time_synced": True}
+
+
+def test_an_end_after_a_crash_is_put_right_as_well() -> None:
+    """What an interrupted event was reckoned by is in its last message, and goes into its end."""
+    last = teller(synced=False).tell(START).payload(1)
+
+    worded = interrupted_end(last)
+    assert worded is not None
+    end = json.loads(sent(worded(2), boots={"this boot": NOON.timestamp() - 60.0}))
+
+    assert (end["start"], end["end"]) == ("2026-01-01T11:59:00.100Z", "2026-01-01T11:59:01.100Z")
+    assert end["quality"] == {"time_synced": True}
+
+
+def test_a_message_of_another_schema_is_completed_as_well() -> None:
+    """What else waits in the spool gets `queued_s` and the right time, and is otherwise left as it is."""
+    draft = {"schema": "x/1", "start": "2026-01-01T12:00:00.000Z", "n": 1.5, "quality": {"time_synced": False}}
+
+    message = json.loads(
+        sent(json.dumps(draft | {"stamp": {"boot": "b", "utc_zero_s": 0.0}}).encode(), boots={"b": 60.0})
+    )
+
+    assert message == draft | {
+        "start": "2026-01-01T12:01:00.000Z",
+        "quality": {"time_synced": True},
+        "queued_s": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "draft", [b"", b"\xff\xfe", b"[1]", b"{", b'{"stamp":{"boot":"b","utc_zero_s":"x"}}', b'{"stamp":{"boot":"b"}}']
+)
+def test_a_damaged_draft_is_not_sent(draft: bytes) -> None:
+    """A bad card does not put rubbish on the wire."""
+    assert finished(draft, queued_s=0.0, boots={"b": 0.0}) is None
 
 
 def test_a_replayed_recording_says_so() -> None:
@@ -244,6 +338,7 @@ def test_topics_are_where_the_documentation_says() -> None:
 def test_info_says_what_the_node_is_and_leaves_out_what_it_does_not_know_yet() -> None:
     """The capture rate appears once the microphone is open."""
     info = InfoMessage(
+        accelerator=AcceleratorInfo(name="cpu", asked="auto", reason="no accelerator is there"),
         node="node-07",
         started=NOON,
         agent_version="0.1.0",
@@ -262,13 +357,14 @@ def test_info_says_what_the_node_is_and_leaves_out_what_it_does_not_know_yet() -
 
 def test_a_reader_gets_back_what_was_told() -> None:
     """An event that is read from the wire is the event that was told, to the byte."""
-    payload = teller().tell(START).payload(7)
+    payload = sent(teller().tell(START).payload(7), queued_s=12.34)
 
     event = read_event(payload)
 
     assert isinstance(event, EventMessage)
     assert isinstance(event.event_id, UUID)
     assert (event.seq, event.label, event.start) == (7, "siren", NOON + timedelta(seconds=0.1))
+    assert event.queued_s == 12.3
     assert event.to_json() == payload
 
 
@@ -295,7 +391,7 @@ def test_the_published_schema_describes_what_is_sent() -> None:
 
     assert set(end) == set(schema["properties"])
     assert set(schema["properties"]) - set(start) == {"end", "end_reason"}
-    assert set(start) == set(schema["required"]) | {"group"}
+    assert set(start) == set(schema["required"]) | {"group", "queued_s", "evidence_s"}
     assert schema["properties"]["start"]["format"] == "date-time"
     assert "null" not in json.dumps(schema)
 
@@ -353,26 +449,51 @@ def test_a_gap_is_told_in_utc_and_adds_up() -> None:
     start_ns = round(NOON.timestamp() * 1e9)
     gap = Gap(start_ns + 400_000, start_ns + 2_500_700_000, 2_500_300_000, "device")
 
-    topic, payload = told_gap(gap, topics=Topics("urbansound", "node-07"), source="street", time_synced=True)
+    topic, payload = told_gap(gap, topics=TOPICS, source="street", reckoning=Reckoning("boot", 0.0, synced=True))
 
     assert topic == "urbansound/node-07/street/gap"
-    assert json.loads(payload(9)) == {
-        "schema": "urbansound.gap/1",
-        "seq": 9,
-        "node": "node-07",
-        "source": "street",
-        "start": "2026-01-01T12:00:00.000Z",
-        "end": "2026-01-01T12:00:02.501Z",
-        "duration_s": 2.501,
-        "lost_s": 2.5,
-        "cause": "device",
-        "quality": {"time_synced": True},
-    }
+    assert (
+        json.loads(payload(9))
+        == json.loads(finished(payload(9), queued_s=None, boots={}) or b"")
+        == {
+            "schema": "urbansound.gap/1",
+            "seq": 9,
+            "node": "node-07",
+            "source": "street",
+            "start": "2026-01-01T12:00:00.000Z",
+            "end": "2026-01-01T12:00:02.501Z",
+            "duration_s": 2.501,
+            "lost_s": 2.5,
+            "cause": "device",
+            "quality": {"time_synced": True},
+        }
+    )
+
+
+@pytest.mark.parametrize("start_is_right", [False, True])
+def test_a_gap_is_put_right_when_the_time_becomes_known(start_is_right: bool) -> None:
+    """A node without a clock of its own starts 100 s behind; what another run knew is right already."""
+    start_ns = round(NOON.timestamp() * 1e9)
+    wrong = Reckoning("this boot", 5000.0, synced=False)
+    gap = Gap(start_ns, start_ns + 10 * 10**9, 10 * 10**9, "not_running", start_is_right)
+    _, payload = told_gap(gap, topics=TOPICS, source="street", reckoning=wrong)
+
+    as_it_is = json.loads(finished(payload(1), queued_s=0.0, boots={}) or b"")
+    later = json.loads(finished(payload(1), queued_s=2.0, boots={"this boot": 5100.0}) or b"")
+
+    assert (as_it_is["quality"], later["quality"]) == ({"time_synced": False}, {"time_synced": True})
+    assert as_it_is["duration_s"] == as_it_is["lost_s"] == 10.0
+    assert later["end"] == "2026-01-01T12:01:50.000Z"
+    assert later["start"] == ("2026-01-01T12:00:00.000Z" if start_is_right else "2026-01-01T12:01:40.000Z")
+    assert later["duration_s"] == later["lost_s"] == (110.0 if start_is_right else 10.0)
+    assert "stamp" not in later
+    assert isinstance(read_message(json.dumps(later).encode()), GapMessage)
 
 
 def test_a_reader_tells_messages_apart() -> None:
     """Events, gaps and health are read as what they are; another schema is none of them."""
-    _, gap = told_gap(Gap(0, 10**9, 10**9, "dropped"), topics=Topics("a", "b"), source="c", time_synced=None)
+    by = Reckoning("boot", 0.0, synced=True)
+    _, gap = told_gap(Gap(0, 10**9, 10**9, "dropped"), topics=TOPICS, source="street", reckoning=by)
     event = teller().tell(START).payload(7)
 
     read = [read_message(payload) for payload in (gap(1), event)]

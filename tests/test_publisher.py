@@ -13,10 +13,11 @@ from typing import Literal, Protocol
 
 import pytest
 
-from agent.broker import BrokerOptions, Publication, tls_context
-from agent.errors import DatabaseError
+from agent.broker import BrokerOptions, Publication, read_password, tls_context
+from agent.database import Database
+from agent.errors import DatabaseError, DatabaseUnwritableError
 from agent.publisher import Publisher
-from agent.spool import Spool
+from agent.spool import Spool, SpooledMessage
 from tests.broker import DEADLINE_S, HOST, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
 
 STATUS = "urbansound/node-07/status"
@@ -42,6 +43,12 @@ def first_arrivals(seqs: Sequence[int]) -> list[int]:
 
 
 @pytest.fixture
+def both(certificates: Certificates, other_certificates: Certificates) -> tuple[Certificates, Certificates]:
+    """Of two authorities that do not know each other."""
+    return certificates, other_certificates
+
+
+@pytest.fixture
 def spool(tmp_path: Path) -> Iterator[Spool]:
     with Spool(tmp_path / "spool.sqlite", max_messages=10_000) as opened:
         yield opened
@@ -50,10 +57,13 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 class PublisherFactory(Protocol):
     def __call__(
         self,
-        options: BrokerOptions,
+        options: BrokerOptions | Callable[[], BrokerOptions],
+        *,
         announce: Callable[[], Sequence[Publication]] = lambda: ANNOUNCEMENTS,
         retry_min_s: float = 0.02,
         retry_max_s: float = 0.1,
+        live_first: bool = False,
+        finish: Callable[[SpooledMessage], bytes | None] = lambda message: message.payload,
     ) -> Publisher: ...
 
 
@@ -64,15 +74,20 @@ def publish(spool: Spool) -> Iterator[PublisherFactory]:
     failures: list[Exception] = []
 
     def make(
-        options: BrokerOptions,
+        options: BrokerOptions | Callable[[], BrokerOptions],
+        *,
         announce: Callable[[], Sequence[Publication]] = lambda: ANNOUNCEMENTS,
         retry_min_s: float = 0.02,
         retry_max_s: float = 0.1,
+        live_first: bool = False,
+        finish: Callable[[SpooledMessage], bytes | None] = lambda message: message.payload,
     ) -> Publisher:
         publisher = Publisher(
             spool=spool,
-            options=options,
+            options=options if callable(options) else lambda: options,
             client_id="node-07",
+            live_first=live_first,
+            finish=finish,
             announce=announce,
             farewell=OFFLINE,
             on_failure=failures.append,
@@ -102,7 +117,8 @@ def test_messages_arrive_in_order_and_are_then_forgotten(
     wait_until(lambda: len(spool) == 0, "the spool to be empty")
 
     assert arrived == list(range(1, 301))
-    assert (publisher.delivery().delivered, publisher.delivery().queued) == (300, 0)
+    wait_until(lambda: publisher.delivery().delivered == 300, "them to be counted")
+    assert publisher.delivery().queued == 0
 
 
 def test_a_remark_is_said_at_once_and_the_newest_is_said_later(
@@ -183,7 +199,7 @@ def test_the_agent_starts_without_a_broker_and_delivers_when_it_comes(
     before = publisher.delivery()
 
     broker.start()
-    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+    wait_until(lambda: publisher.delivery().delivered == 30, "all to be delivered")
 
     assert (before.connected, before.queued, before.delivered) == (False, 30, 0)
     assert before.last_error == f"MQTT broker 127.0.0.1:{broker.port}: connection refused"
@@ -231,7 +247,7 @@ def test_what_was_on_its_way_when_the_broker_died_is_sent_again(
     broker.start()
     wait_until(lambda: len(spool) == 0, "the spool to be empty")
 
-    assert publisher.delivery().delivered == 50
+    wait_until(lambda: publisher.delivery().delivered == 50, "them to be counted")
 
 
 def test_a_frozen_broker_is_left_and_found_again(
@@ -239,11 +255,11 @@ def test_a_frozen_broker_is_left_and_found_again(
 ) -> None:
     """A broker that hangs for longer than the keepalive and comes back misses nothing."""
     subscriber = subscribe(broker.options())
-    publisher = publish(broker.options(keepalive_s=1))
+    publisher = publish(broker.options(keepalive_s=2))
     wait_until(lambda: publisher.delivery().connected, "a connection")
     broker.freeze()
     fill(spool, 40)
-    wait_until(lambda: "has not answered for 1 s" in (publisher.delivery().last_error or ""), "the loss to be noticed")
+    wait_until(lambda: "has not answered for 2 s" in (publisher.delivery().last_error or ""), "the loss to be noticed")
 
     broker.thaw()
     arrived = subscriber.wait_for_seqs(set(range(1, 41)), EVENT)
@@ -310,7 +326,7 @@ def test_a_move_to_another_broker_loses_nothing(
     at_old.wait_for(1, INFO)
 
     fill(spool, 500)
-    publisher.connect_anew(new.options())
+    publisher.connect_anew(new.options)
     fill(spool, 500)
     wait_until(lambda: len(spool) == 0, "the spool to be empty")
 
@@ -340,7 +356,7 @@ def test_a_move_does_not_wait_for_a_broker_that_is_away(
         wait_until(lambda: publisher.delivery().last_error is not None, "the loss to be noticed")
     fill(spool, 10)
 
-    publisher.connect_anew(there.options())
+    publisher.connect_anew(there.options)
 
     assert subscriber.wait_for_seqs(set(range(1, 11)), EVENT) == list(range(1, 11))
     assert publisher.delivery().last_error is None
@@ -356,7 +372,7 @@ def test_what_one_broker_refuses_the_next_is_asked_at_once(
     publisher = publish(strict.options(username="node-07", password="secret"), retry_min_s=3600.0, retry_max_s=3600.0)
     wait_until(lambda: publisher.delivery().refused >= 3, "the refusals")
 
-    publisher.connect_anew(broker.options())
+    publisher.connect_anew(broker.options)
 
     subscriber.wait_for_seqs({1, 2, 3}, EVENT)
     wait_until(lambda: publisher.delivery().last_error is None, "all to be well")
@@ -444,7 +460,7 @@ from agent.spool import Spool
 status = "urbansound/node-07/status"
 Publisher(
     spool=Spool(Path(sys.argv[2]), max_messages=1000),
-    options=BrokerOptions(host="127.0.0.1", port=int(sys.argv[1])),
+    options=lambda: BrokerOptions(host="127.0.0.1", port=int(sys.argv[1])),
     client_id="node-07",
     announce=lambda: [Publication(status, b"online", retain=True)],
     farewell=Publication(status, b"offline", retain=True),
@@ -483,13 +499,12 @@ def test_what_the_broker_refuses_is_said_kept_and_delivered_when_allowed(
     refused = publisher.delivery()
 
     broker.change_acl(f"{status_only}topic write {EVENT}\n")
-    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+    wait_until(lambda: publisher.delivery().delivered == 60, "all to be delivered")
 
     assert (refused.connected, refused.queued, refused.delivered) == (True, 60, 0)
     assert refused.refused >= 3
     assert refused.last_error == f"broker refuses {EVENT} (Not authorized)"
-    assert publisher.delivery().last_error is None
-    assert publisher.delivery().delivered == 60
+    wait_until(lambda: publisher.delivery().last_error is None, "all to be well")
 
 
 @pytest.mark.parametrize("hangs_up_on_denial", [False, True])
@@ -620,7 +635,7 @@ def test_a_spool_that_fails_is_handed_to_the_agent(
     subscriber = subscribe(broker.options())
     publisher = Publisher(
         spool=spool,
-        options=broker.options(),
+        options=broker.options,
         client_id="node-07",
         announce=lambda: ANNOUNCEMENTS,
         farewell=OFFLINE,
@@ -636,3 +651,161 @@ def test_a_spool_that_fails_is_handed_to_the_agent(
     assert isinstance(failures[0], DatabaseError)
     wait_until(lambda: subscriber.payloads(STATUS)[-1] == b"offline", "the broker to say offline")
     publisher.stop(0.0)
+
+
+def test_what_is_new_goes_first_where_that_is_wanted(
+    spool: Spool, make_broker: BrokerFactory, subscribe: SubscriberFactory, publish: PublisherFactory
+) -> None:
+    """With a backlog of hours an event of now is not hours late: it overtakes what waits, which follows in order."""
+    broker = make_broker().start()
+    subscriber = subscribe(broker.options())
+    fill(spool, 500)
+    connected = threading.Event()
+
+    def once_something_is_new() -> Sequence[Publication]:
+        if not connected.is_set():
+            connected.set()
+            fill(spool, 10)
+        return ANNOUNCEMENTS
+
+    publish(broker.options(), announce=once_something_is_new, live_first=True)
+    arrived = subscriber.wait_for_seqs(set(range(1, 511)), EVENT)
+
+    assert arrived == [*range(501, 511), *range(1, 501)]
+    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+
+
+def test_in_the_order_of_the_oldest_nothing_overtakes(
+    spool: Spool, broker: Broker, subscribe: SubscriberFactory, publish: PublisherFactory
+) -> None:
+    """By default what is new waits for what has waited."""
+    subscriber = subscribe(broker.options())
+    fill(spool, 500)
+
+    publish(broker.options(), announce=lambda: fill(spool, 10) or ANNOUNCEMENTS)  # type: ignore[func-returns-value]
+
+    assert subscriber.wait_for_seqs(set(range(1, 511)), EVENT) == list(range(1, 511))
+
+
+def test_a_new_password_is_used_at_the_next_connection(
+    spool: Spool, make_broker: BrokerFactory, publish: PublisherFactory, tmp_path: Path
+) -> None:
+    """A password is rotated by replacing its file: no restart, nothing lost; a file that is missing is waited for."""
+    file = tmp_path / "password"
+    file.write_text("old")
+
+    def options() -> BrokerOptions:
+        password = read_password(None, file, {})
+        return broker.options(username="node-07", password=password)
+
+    broker = make_broker(passwords={"node-07": "old"}).start()
+    publisher = publish(options)
+    wait_until(lambda: publisher.delivery().connected, "a connection")
+    port = broker.port
+    broker.kill()
+    broker = make_broker(passwords={"node-07": "new"}, port=port).start()
+    fill(spool, 10)
+    wait_until(lambda: "wrong password, or not allowed" in (publisher.delivery().last_error or ""), "the refusal")
+    file.unlink()
+    wait_until(lambda: "password: cannot be read" in (publisher.delivery().last_error or ""), "the file to be missed")
+
+    file.write_text("new")
+    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+
+    assert (publisher.delivery().connected, publisher.delivery().last_error) == (True, None)
+
+
+def test_new_certificates_are_used_at_the_next_connection(
+    spool: Spool,
+    make_broker: BrokerFactory,
+    publish: PublisherFactory,
+    both: tuple[Certificates, Certificates],
+    tmp_path: Path,
+) -> None:
+    """A city that changes its authority replaces the files on the node; the agent goes on without a restart."""
+    ca, certificate, key = (tmp_path / name for name in ("ca", "certificate", "key"))
+
+    def install(source: Certificates) -> None:
+        ca.write_bytes(source.ca.read_bytes())
+        key.write_bytes(source.client_key.read_bytes())
+        certificate.write_bytes(source.client.read_bytes())
+
+    before, after = both
+    install(before)
+    broker = make_broker(certificates=before, require_certificate=True).start()
+    publisher = publish(lambda: broker.options(tls=tls_context(ca, certificate, key)))
+    wait_until(lambda: publisher.delivery().connected, "a connection")
+    port = broker.port
+    broker.kill()
+    broker = make_broker(certificates=after, require_certificate=True, port=port).start()
+    fill(spool, 10)
+    wait_until(lambda: "its certificate is not trusted" in (publisher.delivery().last_error or ""), "the refusal")
+
+    install(after)
+    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+
+
+def test_a_message_is_completed_when_it_is_sent(
+    spool: Spool, broker: Broker, subscribe: SubscriberFactory, publish: PublisherFactory
+) -> None:
+    """What is sent is what `finish` makes of it at that moment; what it cannot complete is dropped and counted."""
+    subscriber = subscribe(broker.options())
+
+    def finish(message: SpooledMessage) -> bytes | None:
+        return None if message.seq % 2 else json.dumps({"seq": message.seq, "finished": True}).encode()
+
+    publisher = publish(broker.options(), finish=finish)
+    fill(spool, 100)
+
+    assert subscriber.wait_for_seqs(set(range(2, 101, 2)), EVENT) == list(range(2, 101, 2))
+    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+    assert all(json.loads(payload)["finished"] for payload in subscriber.payloads(EVENT))
+    assert publisher.delivery().discarded == {"level": 0, "update": 0, "gap": 0, "event": 50}
+
+
+def test_while_the_disk_takes_nothing_events_still_arrive(
+    spool: Spool,
+    broker: Broker,
+    subscribe: SubscriberFactory,
+    publish: PublisherFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A card that has become read-only does not silence the node: it sends from memory, and says what is wrong."""
+    subscriber = subscribe(broker.options())
+    publisher = publish(broker.options())
+    fill(spool, 5)
+    subscriber.wait_for_seqs(set(range(1, 6)), EVENT)
+    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise DatabaseUnwritableError("spool: attempt to write a readonly database")
+
+    monkeypatch.setattr(Database, "transaction", read_only)
+    fill(spool, 30)
+
+    assert subscriber.wait_for_seqs(set(range(1, 36)), EVENT) == list(range(1, 36))
+    wait_until(lambda: len(spool) == 0, "the spool to be empty")
+    assert publisher.delivery().last_error == "spool: attempt to write a readonly database"
+    monkeypatch.undo()
+    wait_until(lambda: publisher.delivery().last_error is None, "the disk to be tried again")
+    fill(spool, 1)
+    assert subscriber.wait_for_seqs({36}, EVENT) == list(range(1, 37))
+
+
+def test_without_a_broker_a_disk_that_has_room_again_is_used(
+    spool: Spool, make_broker: BrokerFactory, publish: PublisherFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waited in memory is written by itself: nothing new must happen for it."""
+    monkeypatch.setattr("agent.publisher._SAVE_S", 0.1)
+    publish(make_broker().options(), retry_min_s=60.0, retry_max_s=60.0)
+
+    def full(*_: object, **__: object) -> None:
+        raise DatabaseUnwritableError("spool: the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "transaction", full)
+        fill(spool, 3)
+        assert spool.unsaved == 3
+
+    wait_until(lambda: spool.unsaved == 0, "the messages to be written")
+    assert len(spool) == 3

@@ -21,7 +21,7 @@ import pytest
 
 from agent.app import Judge, Outbox, Stop
 from agent.capture import Microphone
-from agent.config import Config
+from agent.config import Config, InferenceConfig
 from agent.errors import AgentError, DatabaseError, DeviceAwayError, DeviceHungError
 from agent.health import Heartbeat
 from agent.hours import Hours
@@ -364,7 +364,10 @@ def test_nothing_that_was_told_is_lost_by_kill_9(bench: Bench, subscribe: Subscr
 
     assert again.wait() == 143
     arrived = events_on(subscriber)
-    assert arrived[: len(spooled)] == spooled
+    for draft, message in zip(spooled, arrived, strict=False):
+        draft.pop("stamp", None)
+        assert message.pop("queued_s") > 0.0
+        assert message == draft
     assert [(message["event_id"], message["end_reason"]) for message in arrived[len(spooled) :]] == [
         (event_id, "interrupted") for event_id in left_open
     ]
@@ -387,16 +390,35 @@ def test_a_missing_microphone_is_waited_for_and_said_so(bench: Bench, subscribe:
     wait_for_offline(subscriber)
 
 
-def test_a_full_disk_stops_the_agent(bench: Bench, siren: Sound) -> None:
-    """When the spool cannot be written any more, the agent does not go on as if nothing had happened: 74, and why."""
-    bench.broker.start()
+def test_a_full_disk_does_not_stop_the_agent(bench: Bench, subscribe: SubscriberFactory, siren: Sound) -> None:
+    """While the spool cannot be written events wait in memory, and arrive; the log says so, and when there is room."""
+    subscriber = subscribe(bench.broker.start().options())
     agent = bench.listen()
-    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+    limits = resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
 
     bench.play(siren.samples)
+    wait_until(lambda: len(ends_on(subscriber)) == 1, "the siren")
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, limits)
+    agent.wait_for_log("spool.writable")
+    agent.signal(signal.SIGTERM)
+
+    assert agent.wait() == 143
+    assert f"spool.unwritable reason=spool {bench.folder}/spool.sqlite: cannot be used (" in agent.stderr
+    assert [event["event_type"] for event in events_on(subscriber)][:1] == ["start"]
+
+
+def test_what_a_full_disk_cost_is_said_in_the_end(bench: Bench, siren: Sound) -> None:
+    """Without a broker and without room, a stop loses what was heard: the agent leaves with 74, and says how much."""
+    agent = bench.listen()
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+    bench.play(siren.samples)
+    agent.wait_for_log("event.end")
+    agent.signal(signal.SIGTERM)
 
     assert agent.wait() == 74
-    assert f"urbansound: spool {bench.folder}/spool.sqlite: cannot be used" in agent.stderr
+    assert f"urbansound: spool {bench.folder}/spool.sqlite: cannot be used (" in agent.stderr
+    assert re.search(r"\d+ messages are lost$", agent.stderr.strip())
     assert "Traceback" not in agent.stderr
 
 
@@ -711,6 +733,37 @@ def test_a_board_that_is_too_slow_judges_less_often_and_loses_nothing(
     assert "0.4" in hops()
     assert "capture.gap" not in caplog.text
     assert running.sensor._health.wide_hop_s is None
+
+
+@pytest.fixture
+def failing_judge(delegate: str, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """On a delegate that fails after 60 steps: not while it is tried, but before eight seconds are judged."""
+    monkeypatch.setenv("DELEGATE_FOR_TESTS", "180")  # three pools a step
+    judge = Judge(Config(inference=InferenceConfig(accelerator=delegate)), live=True)
+    assert judge.accelerator.name == "delegate"
+    return judge
+
+
+def test_an_accelerator_that_fails_cuts_nothing(
+    failing_judge: Judge, howl: FloatArray, broker: Broker, subscribe: SubscriberFactory, tmp_path: Path
+) -> None:
+    """It goes in the middle of a siren: that stays one event, and `info` and the status say what happened."""
+    subscriber = subscribe(broker.options())
+    card = Card(np.tile(howl, 2))
+    sensor = Running(card, failing_judge, tmp_path, mqtt={"host": HOST, "port": broker.port}, silent_s=0.3)
+    try:
+        start, end = (json.loads(payload) for payload in subscriber.wait_for(2, "urbansound/node/street/event"))
+        wait_until(
+            lambda: json.loads(subscriber.payloads("urbansound/node/info")[-1])["accelerator"]["name"] == "cpu",
+            "`info` that names the CPU",
+        )
+        status = sensor.sensor._status()
+    finally:
+        sensor.close()
+
+    assert (start["event_type"], end["event_type"], end["end_reason"]) == ("start", "end", "gap")
+    assert end["duration_s"] == pytest.approx(8.0, abs=0.5)
+    assert "on the CPU: delegate: failed while it ran: the device has gone" in status
 
 
 def test_a_bug_in_the_analysis_is_not_hidden(

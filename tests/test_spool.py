@@ -1,6 +1,9 @@
 """The outbox on disk."""
 
 import json
+import random
+import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -8,10 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.spool import OpenEvent, Spool
+from agent.database import Database
+from agent.errors import DatabaseUnwritableError
+from agent.spool import BATCH_MESSAGES, RETRY_S, Kind, OpenEvent, Spool
 from tests.broker import DEADLINE_S
 
 TOPIC = "urbansound/node-07/street/event"
@@ -127,8 +133,88 @@ def test_a_full_spool_drops_the_oldest_and_counts_them(path: Path, caplog: pytes
         spool.append(TOPIC, numbered)
         assert (len(spool), spool.dropped) == (100, 31)
 
-    assert "spool.full max_messages=100 dropped=1" in caplog.text
+    assert "spool.dropped messages=1 level=0 update=0 gap=0 event=1" in caplog.text
     assert len(caplog.records) == 2  # once in each life, not once for each message
+
+
+def test_levels_are_dropped_before_updates_and_events_last(path: Path) -> None:
+    """Where there is no room, the oldest of what matters least goes, whatever its age beside the rest."""
+    kinds: list[Kind] = ["event", "gap", "level", "update", "event", "level", "gap", "update"]
+    left: list[list[str]] = []
+    with Spool(path, max_messages=len(kinds)) as spool:
+        for kind in kinds:
+            spool.append(TOPIC, saying(kind), kind=kind)
+        for _ in kinds:
+            spool.append(TOPIC, saying("new"), kind="event")
+            left.append([message.payload.decode() for message in spool.oldest(100) if message.payload != b"new"])
+
+        assert left == [
+            ["event", "gap", "update", "event", "level", "gap", "update"],
+            ["event", "gap", "update", "event", "gap", "update"],
+            ["event", "gap", "event", "gap", "update"],
+            ["event", "gap", "event", "gap"],
+            ["event", "event", "gap"],
+            ["event", "event"],
+            ["event"],
+            [],
+        ]
+        assert spool.discarded == {"level": 2, "update": 2, "gap": 2, "event": 2}
+
+
+def test_a_level_does_not_push_out_an_event(path: Path) -> None:
+    """In a spool full of events a level is dropped at once."""
+    with Spool(path, max_messages=10) as spool:
+        for _ in range(10):
+            spool.append(TOPIC, numbered)
+        for _ in range(BATCH_MESSAGES):
+            spool.append(TOPIC, numbered, kind="level")
+
+        assert waiting(spool) == list(range(1, 11))
+        assert spool.discarded["level"] == BATCH_MESSAGES
+
+
+def test_bytes_are_bounded_as_well(path: Path) -> None:
+    """Few long messages fill the spool like many short ones; no more of them go than must."""
+    with Spool(path, max_messages=1000, max_bytes=10_000) as spool:
+        for _ in range(50):
+            spool.append("t", saying("x" * 999))
+        assert waiting(spool) == list(range(41, 51))
+        spool.append("t", saying("x" * 5499))
+        assert waiting(spool) == list(range(47, 52))
+        assert spool.dropped == 46
+
+    with Spool(path, max_messages=1000, max_bytes=10_000) as spool:
+        spool.append("t", saying("x" * 999))
+        assert (waiting(spool), spool.dropped) == (list(range(48, 53)), 47)
+
+
+def test_what_is_too_old_is_dropped_where_its_age_is_known(path: Path) -> None:
+    """By UTC where the boot in which it was made knew it. What has no age is as old as what came after it."""
+    now_s = 0.0
+
+    def boots(boot: str) -> Spool:
+        return Spool(path, max_messages=1000, boot=boot, monotonic=lambda: now_s)
+
+    for boot, began_s in (("first", 1000.0), ("ageless", None), ("second", 5000.0), ("ageless too", None)):
+        with boots(boot) as spool:
+            for _ in range(3):
+                spool.append(TOPIC, numbered)
+                now_s += 10.0
+            if began_s is not None:
+                spool.note_boot(boot, began_s)
+        now_s = 0.0
+
+    with boots("third") as spool:
+        assert dict(spool.boots) == {"first": 1000.0, "second": 5000.0}
+        spool.discard_older(1009.0)
+        assert waiting(spool) == list(range(2, 13))
+        spool.discard_older(4000.0)
+        assert waiting(spool) == list(range(4, 13))
+        spool.discard_older(5015.0)
+        assert waiting(spool) == list(range(9, 13))
+        spool.discard_older(1e9)
+        assert waiting(spool) == [10, 11, 12]
+        assert spool.discarded["event"] == 9
 
 
 def test_a_smaller_limit_takes_effect_with_the_next_message(path: Path) -> None:
@@ -206,40 +292,314 @@ def test_every_message_that_was_appended_survives_kill_9(path: Path) -> None:
         assert all(message.payload == b"message %d" % message.seq for message in kept)
 
 
-APPENDS_UNTIL_FULL = """
-import resource, signal, sys
+WORKS_WITH_A_FULL_DISK = """
+import resource, signal, sys, json
 from pathlib import Path
-from agent.errors import DatabaseError
 from agent.spool import Spool
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-spool = Spool(Path(sys.argv[1]), max_messages=1_000_000)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-returned = 0
-try:
-    while True:
-        returned = spool.append("topic", lambda seq: b"x" * 1000)
-except DatabaseError as error:
-    print(returned, len(spool))
-    print(error, flush=True)
+now_s = 0.0
+def monotonic():
+    global now_s
+    now_s += 0.5
+    return now_s
+spool = Spool(Path(sys.argv[1]), max_messages=1_000_000, monotonic=monotonic)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), limits[1]))
+def say(**what):
+    print(json.dumps(what), flush=True)
+while not spool.unsaved:
+    last = spool.append("topic", lambda seq: b"x" * 1000, event_id="opened before", ends=False)
+say(last=last, trouble=spool.trouble, waits=len(spool))
+for _ in range(50):
+    spool.append("topic", lambda seq: b"in memory %d" % seq, event_id="opened meanwhile")
+say(unsaved=spool.unsaved, waits=len(spool), can_be_sent=len(spool.oldest(100_000)))
+delivered = [message.seq for message in spool.oldest(100_000)]
+delivered = delivered[:10] + delivered[-10:]
+spool.forget(delivered)
+spool.forget(delivered)
+say(delivered=delivered, waits=len(spool), offered=[m.seq for m in spool.oldest(100_000) if m.seq in delivered])
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+if sys.argv[3] == "room":
+    while spool.trouble:
+        spool.save()
+    say(unsaved=spool.unsaved, waits=len(spool))
+import os
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_disk_that_takes_no_more_is_said_and_loses_nothing(path: Path) -> None:
-    """When a write fails, the agent is told which file and why, and all messages appended before are still there."""
+def with_a_full_disk(path: Path, then: str) -> list[dict[str, Any]]:
     child = subprocess.run(
-        [sys.executable, "-c", APPENDS_UNTIL_FULL, str(path), str(FILE_SIZE_LIMIT_BYTES)],
+        [sys.executable, "-c", WORKS_WITH_A_FULL_DISK, str(path), str(FILE_SIZE_LIMIT_BYTES), then],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert child.stderr.count("spool.unwritable") == 1
+    return [json.loads(line) for line in child.stdout.splitlines()]
+
+
+def test_while_the_disk_is_full_messages_wait_in_memory_and_are_written_when_there_is_room(path: Path) -> None:
+    """A disk that takes nothing for a while loses nothing: what was delivered from memory is not kept, the rest is."""
+    full, filled, delivered, saved = with_a_full_disk(path, "room")
+
+    assert f"spool {path}: cannot be used (" in full["trouble"]
+    assert full["last"] > 50
+    assert filled == {"unsaved": 51, "waits": full["last"] + 50, "can_be_sent": full["last"] + 50}
+    assert (delivered["waits"], delivered["offered"]) == (full["last"] + 30, [])
+    assert saved == {"unsaved": 0, "waits": full["last"] + 30}
+    with Spool(path, max_messages=1_000_000) as spool:
+        everything = set(range(1, full["last"] + 51))
+        assert waiting(spool) == sorted(everything - set(delivered["delivered"]))
+        assert [event.event_id for event in spool.open_events()] == ["opened before", "opened meanwhile"]
+        assert spool.append(TOPIC, numbered) == full["last"] + 51
+
+
+def test_a_kill_while_the_disk_is_full_costs_what_was_in_memory_alone(path: Path) -> None:
+    """What had been written before is there, in order and whole; what had been delivered meanwhile comes again."""
+    full, *_ = with_a_full_disk(path, "killed")
+
+    with Spool(path, max_messages=1_000_000) as spool:
+        assert waiting(spool) == list(range(1, full["last"]))
+
+
+STARTS_WITH_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from agent.spool import Spool
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+spool = Spool(Path(sys.argv[1]), max_messages=1000)
+assert spool.open_events() == []
+for _ in range(3):
+    spool.append("topic", lambda seq: b"message %d" % seq)
+print([message.seq for message in spool.oldest(10)], spool.unsaved, spool.trouble is not None, flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+spool.close()
+print(spool.unsaved, flush=True)
+"""
+
+
+@pytest.mark.parametrize("before", ["nothing", "rubbish"])
+def test_a_disk_that_is_full_from_the_start_is_waited_for(path: Path, before: str) -> None:
+    """The very first start, or one with a damaged file, on a full disk: the agent begins in memory."""
+    if before == "rubbish":
+        path.write_bytes(b"rubbish" * 1000)
+    child = subprocess.run(
+        [sys.executable, "-c", STARTS_WITH_A_FULL_DISK, str(path)],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
         check=True,
     )
-    counts, error = child.stdout.splitlines()
 
-    assert error.startswith(f"spool {path}: cannot be used (")
+    assert child.stdout.splitlines() == ["[1, 2, 3] 3 True", "0"]
+    with Spool(path, max_messages=1000) as spool:
+        assert waiting(spool) == [1, 2, 3]
+
+
+def test_memory_has_its_bound_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk takes nothing for long, the least goes first from memory as well, and is counted."""
+    monkeypatch.setattr("agent.spool.MAX_UNSAVED_BYTES", 10_000)
+    with Spool(path, max_messages=1000) as spool:
+        monkeypatch.setattr(Database, "transaction", unwritable)
+        for kind in ("event", "update", "event"):
+            for _ in range(5):
+                spool.append("t", saying("x" * 999), kind=kind)
+
+        assert waiting(spool) == [*range(1, 6), *range(11, 16)]
+        assert spool.discarded["update"] == 5
+        spool.append("t", saying("x" * 999))
+        assert waiting(spool) == [*range(2, 6), *range(11, 17)]
+        monkeypatch.undo()
+        spool._tried_s = -RETRY_S
+        spool.save()
+        assert (spool.trouble, spool.unsaved, len(spool)) == (None, 0, 10)
+
+    with Spool(path, max_messages=1000) as spool:
+        assert spool.discarded == {"level": 0, "update": 5, "gap": 0, "event": 1}
+
+
+def unwritable(*_: object, **__: object) -> None:
+    raise DatabaseUnwritableError("the disk is full")
+
+
+def test_a_level_that_is_delivered_at_once_never_wears_the_card(path: Path) -> None:
+    """Levels wait in memory for up to ten seconds; those that nobody took by then are written together."""
+    now_s = 0.0
+    with Spool(path, max_messages=1000, monotonic=lambda: now_s) as spool:
+        for _ in range(20):
+            seq = spool.append(TOPIC, numbered, kind="level")
+            assert waiting(spool) == [seq]
+            spool.forget([seq])
+            now_s += 1.0
+        assert saved_in(path) == 0
+
+        for _ in range(11):
+            spool.append(TOPIC, numbered, kind="level")
+            now_s += 1.0
+        assert (spool.unsaved, len(spool)) == (0, 11)
+        assert saved_in(path) == 11
+        spool.append(TOPIC, numbered, kind="level")
+        assert spool.unsaved == 1
+        spool.append(TOPIC, numbered, kind="event")
+        assert spool.unsaved == 0, "an event takes along what waits"
+
+
+def saved_in(path: Path) -> int:
+    """How many messages a copy of the file holds, taken now, as a power cut would leave it."""
+    copy = path.with_name("copy.sqlite")
+    for beside in ("", "-wal"):
+        copy.with_name(copy.name + beside).write_bytes(path.with_name(path.name + beside).read_bytes())
+    with Spool(copy, max_messages=1000) as spool:
+        return len(spool)
+
+
+FORGETS_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+from agent.spool import Spool
+spool = Spool(Path(sys.argv[1]), max_messages=1_000_000)
+while True:
+    for kind in ("event", "update", "gap"):
+        seq = spool.append("topic", lambda seq: b"message %d" % seq, kind=kind)
+        print(seq, flush=True)
+    spool.forget([seq])
+    print(-seq, flush=True)
+"""
+
+
+def test_after_kill_9_nothing_is_missing_and_nothing_comes_back(path: Path) -> None:
+    """What was appended is there, whatever its kind but `level`; what was forgotten is not, though not synced."""
+    child = subprocess.Popen([sys.executable, "-c", FORGETS_UNTIL_KILLED, str(path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    said = [int(child.stdout.readline()) for _ in range(200)]
+    child.kill()
+    said += [int(line) for line in child.stdout]
+    child.wait(DEADLINE_S)
+    child.stdout.close()
+    appended = {number for number in said if number > 0}
+    forgotten = {-number for number in said if number < 0}
+
     with Spool(path, max_messages=1_000_000) as spool:
-        assert counts == f"{len(spool)} {len(spool)}"
-        assert waiting(spool) == list(range(1, len(spool) + 1))
-        assert len(spool) > 50
+        left = set(waiting(spool))
+
+    # What the child was doing when it was killed may be done, and it could not say so.
+    assert appended - forgotten - left <= {max(appended)}
+    assert left - (appended - forgotten) <= {max(appended) + 1}
+
+
+def test_an_event_costs_one_sync_and_nothing_else_any(path: Path) -> None:
+    """Counted by strace: a start and an end are synced once each; updates, gaps, levels and forgetting are not."""
+    if (strace := shutil.which("strace")) is None:
+        pytest.skip("strace is not installed (apt-get install strace)")
+    script = (
+        "import sys; from pathlib import Path; from agent.spool import Spool; from tests.test_spool import numbered\n"
+        "spool = Spool(Path(sys.argv[1]), max_messages=1000); spool.append('t', numbered)\n"
+        "print('mark', flush=True)\n"
+        "for _ in range(10): spool.append('t', numbered)\n"
+        "print('mark', flush=True)\n"
+        "for kind in ('update', 'gap', 'level'):\n"
+        "    for _ in range(20): spool.append('t', numbered, kind=kind)\n"
+        "for seq in range(1, 60): spool.forget([seq])\n"
+        "print('mark', flush=True)\n"
+    )
+    traced = subprocess.run(
+        [strace, "-e", "trace=fsync,fdatasync,write", sys.executable, "-c", script, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+
+    _, events, others, _ = traced.stderr.split('write(1, "mark')
+    assert (events.count("sync("), others.count("sync(")) == (10, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_spool_is_left_behind_and_what_it_gives_was_put_in(path: Path, seed: int) -> None:
+    """Whatever a bad card did: the spool opens, no message is changed, and none comes that was never appended."""
+    dice = random.Random(seed)
+    with Spool(path, max_messages=100_000) as spool:
+        for number in range(1, 401):
+            spool.append(
+                TOPIC, lambda seq: b"message %d " % seq + b"x" * (seq % 300), kind="event", event_id=f"{number}"
+            )
+            if number == 300:
+                spool.forget(range(1, 100))
+    content = bytearray(path.read_bytes())
+    for _ in range(dice.choice([1, 3, 30])):
+        at = dice.randrange(len(content))
+        content[at] ^= 1 << dice.randrange(8)
+    if seed % 3 == 0:
+        del content[dice.randrange(len(content)) :]
+    path.write_bytes(content)
+
+    with Spool(path, max_messages=100_000) as spool:
+        messages = spool.oldest(100_000)
+        seq = spool.append(TOPIC, numbered)
+
+        assert all(
+            (message.topic, message.payload) == (TOPIC, b"message %d " % message.seq + b"x" * (message.seq % 300))
+            for message in messages
+        )
+        assert {message.seq for message in messages} <= set(range(1, 401))
+        assert seq > max((message.seq for message in messages), default=0)
+        spool.forget([message.seq for message in messages])
+        assert waiting(spool) == [seq]
+
+
+def test_a_file_that_breaks_at_work_does_not_stop_the_work(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage that shows while the agent runs: it goes on in a fresh file with what can be read, and loses no number."""
+    with Spool(path, max_messages=1_000_000) as spool:
+        for _ in range(2000):
+            spool.append(TOPIC, lambda seq: b"message %d" % seq + b"x" * 500, kind="update")
+        spool._database.rows("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 40_000] = b"\xa5" * 40_000
+        path.write_bytes(content)
+        spool._database.rows("PRAGMA shrink_memory")  # type: ignore[union-attr]
+
+        spool.oldest(10_000)
+        messages = spool.oldest(10_000)
+        seq = spool.append(TOPIC, numbered)
+
+        assert seq == 2001
+        assert 1500 < len(messages) < 2000
+        assert all(message.payload == b"message %d" % message.seq + b"x" * 500 for message in messages)
+        assert len(spool) == len(messages) + 1
+    assert "spool.damaged" in caplog.text
+    assert path.with_name(f"{path.name}.aside-1").exists()
+
+
+def test_a_message_that_was_changed_on_the_card_is_not_sent(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One changed byte in a text is no damage to SQLite, and would be a lie to the broker: dropped and counted."""
+    with Spool(path, max_messages=1000) as spool:
+        for text in ("first", "second", "third"):
+            spool.append(TOPIC, saying(text * 10))
+    path.write_bytes(path.read_bytes().replace(b"secondsecond", b"secondsecomd"))
+
+    with Spool(path, max_messages=1000) as spool:
+        assert [message.payload[:5] for message in spool.oldest(2)] == [b"first", b"third"]
+        assert (len(spool), spool.dropped) == (2, 1)
+        spool.append(TOPIC, numbered)
+        assert waiting(spool) == [1, 3, 4]
+    assert "spool.damaged_message seq=2" in caplog.text
+
+
+def test_a_message_knows_when_it_was_made(path: Path) -> None:
+    """By the monotonic clock of its boot, over restarts of the agent."""
+    now_s = 12.5
+    with Spool(path, max_messages=1000, boot="one", monotonic=lambda: now_s) as spool:
+        spool.append(TOPIC, numbered)
+    now_s = 2.5
+    with Spool(path, max_messages=1000, boot="two", monotonic=lambda: now_s) as spool:
+        spool.append(TOPIC, numbered)
+
+        assert [(message.boot, message.made_s) for message in spool.oldest(10)] == [("one", 12.5), ("two", 2.5)]
 
 
 def test_the_publisher_is_told_after_the_message_can_be_had(spool: Spool) -> None:
