@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["hearing", "silent", "clipped", "stalled", "lost", "recovering"]
-Cause = Literal["start", "device", "no_samples", "too_few_samples", "analysis", "zero", "constant", "clipped"]
+Cause = Literal[
+    "start", "device", "no_samples", "too_few_samples", "analysis", "too_slow", "zero", "constant", "clipped"
+]
 
 PACE_S = 7.0  # sound servers stutter for 3 s, and then deliver everything
 SLOW = 0.55  # of real time: below the pace of a stutter, above that of a microphone at half its rate
@@ -24,7 +26,7 @@ CLIPPED_SHARE = 0.5
 NO_MORE_CLIPPED_SHARE = 0.25  # two thresholds, so that a sound in between does not flicker
 RECOVER_S = 2.0
 RECOVERED = 0.8  # of real time
-NOTHING_S = 2.5  # without any sample: not a slow microphone, but a dead one
+NOTHING_S = 2.5  # without any sample: not slow, but dead
 
 DEAF: tuple[State, ...] = ("stalled", "lost", "recovering")
 
@@ -139,11 +141,10 @@ class LivenessWatch:
 
     def _why_slow(self) -> Cause:
         captured, _ = self._paces(PACE_S - 1.0) or (0.0, 0.0)
+        before, newest = self._since(NOTHING_S) or self._past[0], self._past[-1]
         if captured >= SLOW:
-            return "analysis"
-        before = self._since(NOTHING_S)
-        nothing = before is not None and before.captured_s == self._past[-1].captured_s
-        return "no_samples" if nothing else "too_few_samples"
+            return "analysis" if before.analysed_s == newest.analysed_s else "too_slow"
+        return "no_samples" if before.captured_s == newest.captured_s else "too_few_samples"
 
     def _condition(self) -> tuple[State, Cause | None]:
         before, newest = self._since(CONDITION_S), self._past[-1]

@@ -69,9 +69,13 @@ class Lookout:
         return self._balance
 
     def hopeless(self, now_s: float, give_up_s: float) -> Liveness | None:
-        """Why to leave for a fresh start: stalled for so long. Opening the microphone has a deadline of its own."""
-        stalled = self.liveness.state == "stalled" and now_s - self.liveness.since_s >= give_up_s
-        return self.liveness if stalled and self._capturing else None
+        """Why to leave for a fresh start: stalled for so long.
+
+        Not where the board is too slow: it would be no faster. Opening the microphone has a deadline of its own.
+        """
+        now = self.liveness
+        stalled = now.state == "stalled" and now.cause != "too_slow" and now_s - now.since_s >= give_up_s
+        return now if stalled and self._capturing else None
 
     def in_words(self) -> str:
         """Whether the sensor hears, for `systemctl status`."""

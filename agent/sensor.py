@@ -113,7 +113,7 @@ class Sensor:
             if self._stop.wait(LOOK_AFTER_S if self._heard else LOOK_AT_FIRST_S):
                 break
             self._look_after_reloads(heartbeat)
-            now_s = time.monotonic()
+            now_s = self._outbox.clock.monotonic()
             stalled = self._look(now_s)
             analysed = self._health.analysed_samples if self._heard else 0
             heartbeat.push(analysed / (self._sample_rate_hz or 1), now_s, self._status())
@@ -124,7 +124,7 @@ class Sensor:
         with self._starting:  # a microphone that is just being started would be missed
             self._microphone.stop() if stalled is None else self._microphone.abandon()
         self._pipeline.join(FINISH_S if stalled is None or stalled.cause != "analysis" else ABANDONED_S)
-        self._accounts.finish(time.monotonic())
+        self._accounts.finish(self._outbox.clock.monotonic())
         if stalled is not None:
             raise DeviceHungError(f"stalled for {self._give_up_s:g} s ({stalled.cause}), expected sound to move on")
         if self._microphone.hung:

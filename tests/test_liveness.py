@@ -85,6 +85,10 @@ def hang(sensor: Sensor) -> None:
     sensor.analysed = 0.0
 
 
+def slow(sensor: Sensor) -> None:
+    sensor.analysed = 0.4
+
+
 def zero(sensor: Sensor) -> None:
     sensor.zero = 1.0
 
@@ -102,6 +106,7 @@ TROUBLES = [
     (freeze, "stalled", "no_samples"),
     (half, "stalled", "too_few_samples"),
     (hang, "stalled", "analysis"),
+    (slow, "stalled", "too_slow"),
     (zero, "silent", "zero"),
     (constant, "silent", "constant"),
     (clip, "clipped", "clipped"),

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,30 @@ def test_why_the_run_ended_deaf_is_kept(looked: Looked, how: dict[str, object], 
     looked.go_on(20, **how)  # type: ignore[arg-type]
 
     assert looked.lookout._why_deaf() == expected
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "expected"),
+    [
+        ({"samples": 0}, "running", "no_samples"),
+        ({"samples": RATE_HZ // 2}, "running", "too_few_samples"),
+        ({"analysed": False}, "running", "analysis"),
+        ({"samples": 0}, "open", None),  # opening has a deadline of its own
+        ({"samples": 0}, "waiting", None),  # a device that is away is waited for
+        ({}, "running", None),
+    ],
+)
+def test_what_does_not_come_back_is_left(
+    looked: Looked, how: dict[str, Any], state: State, expected: str | None
+) -> None:
+    """After some seconds of it, and not before, there is a reason to leave for a fresh start."""
+    looked.go_on(20)
+    for _ in range(20):
+        looked.go_on(1, state=state, **how)
+        why = looked.lookout.hopeless(START_S + looked.now_s, 5.0)
+        assert why is None or START_S + looked.now_s - why.since_s >= 5.0
+
+    assert (why.cause if why else None) == expected
 
 
 def test_the_start_is_no_reason_to_be_called_deaf(looked: Looked) -> None:
