@@ -33,6 +33,7 @@ KINDS: tuple[Kind, ...] = ("level", "update", "gap", "event")  # in the order in
 BATCH_S = 10.0  # how long a level may wait before it is written
 BATCH_MESSAGES = 1000
 RETRY_S = 1.0  # a disk that takes nothing is asked no more often
+RESERVED = 10_000  # numbers, kept on disk before they are used: a kill or a power cut skips those that are left
 MAX_UNSAVED_BYTES = 16 << 20  # in memory, while the disk takes nothing
 
 _EVENT = KINDS.index("event")
@@ -157,6 +158,7 @@ class Spool:
         self._ledger: dict[str, SpooledMessage | None] = {}  # the last about an event; None: it has ended
         # What is; the truth while we live, written with each change:
         self._seq = 0
+        self._closing = False
         self._dropped = dict.fromkeys(KINDS, 0)
         self._boots: dict[str, float] = {}
         self._boots_changed = False
@@ -228,7 +230,7 @@ class Spool:
             ends: whether it is the last about that event.
 
         Returns:
-            its `seq`: one more than the last, over restarts too.
+            its `seq`: one more than the last; after a kill or a power cut it skips some, so that none comes twice.
 
         Raises:
             DatabaseError: the file has become unusable for good.
@@ -241,8 +243,10 @@ class Spool:
             self._unsaved_bytes += message.size_bytes
             if event_id is not None:
                 self._ledger[event_id] = None if ends else message
-            if kind != "level" or self._batch_is_due():
-                self._write(durable=kind == "event")
+            # A number may reach the broker before its message reaches the disk, and must not come a second time.
+            is_new_number = seq > self._counters.get("seq", 0)
+            if kind != "level" or is_new_number or self._batch_is_due():
+                self._write(durable=kind == "event" or is_new_number)
             self._bound_memory()
         self._say_what_was_dropped()
         told = self._told
@@ -367,9 +371,9 @@ class Spool:
         """Let go of the file. What waits stays in it."""
         with self._lock:
             if self._database is not None:
-                if self._unsaved or self._forgotten:
-                    self._tried_s = -RETRY_S
-                    self._write(durable=True)
+                self._closing = True
+                self._tried_s = -RETRY_S
+                self._write(durable=True)
                 self._database.close()
 
     def _open(self) -> None:
@@ -489,7 +493,12 @@ class Spool:
         if self._boots_changed:
             database.change_each("INSERT OR REPLACE INTO boots VALUES (?, ?)", self._boots.items())
             database.change("DELETE FROM boots WHERE rowid <= (SELECT max(rowid) FROM boots) - ?", (_KEPT_BOOTS,))
-        counters = {"seq": self._seq} | {f"dropped.{kind}": count for kind, count in dropped.items()}
+        reserved = self._counters.get("seq", 0)
+        if self._closing:
+            reserved = self._seq
+        elif self._seq + RESERVED // 2 > reserved:
+            reserved = self._seq + RESERVED
+        counters = {"seq": reserved} | {f"dropped.{kind}": count for kind, count in dropped.items()}
         if counters != self._counters:
             database.change_each("INSERT OR REPLACE INTO counters VALUES (?, ?)", counters.items())
         return stock, counters
