@@ -383,11 +383,11 @@ def finished(draft: bytes, *, queued_s: float | None, boots: Mapping[str, float]
                 if name in message:
                     message[name] = rfc3339(datetime.fromisoformat(message[name]) + shift)
             message["quality"]["time_synced"] = True
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        if queued_s is not None:
+            message["queued_s"] = round(queued_s, _QUEUED_DIGITS)
+        return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-    if queued_s is not None:
-        message["queued_s"] = round(queued_s, _QUEUED_DIGITS)
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def read_event(payload: bytes) -> EventMessage | None:
