@@ -44,7 +44,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@tools/system-packages.sh libportaudio2 libasound2-plugins libusb-1.0-0 mosquitto openssl pulseaudio pulseaudio-utils strace
+	@tools/system-packages.sh gcc libc6-dev libportaudio2 libasound2-plugins libusb-1.0-0 mosquitto openssl pulseaudio pulseaudio-utils strace
 	@echo "Installing the agent, TensorFlow for model_export, and the tools into $(VENV)"
 	$(INSTALL) '.[plot,export,cluster,dev]'
 	@touch $@

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -116,22 +116,23 @@ class System:
     Attributes:
         root: where the system's folders are.
         environment: where libraries and Vulkan drivers may be, too.
+        may_use: whether a device node can be read and written; a service often may not.
     """
 
     root: Path = Path("/")
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    may_use: Callable[[Path], bool] = lambda node: os.access(node, os.R_OK | os.W_OK)
 
     def shown(self) -> Iterator[Device]:
-        """Accelerators whose hardware and driver are both there."""
-        on_usb = any(self._usb_id(device) in EDGE_TPU_USB for device in self.root.glob("sys/bus/usb/devices/*"))
-        if on_usb or self._any(EDGE_TPU_NODES):
+        """Accelerators whose hardware can be used, and whose driver is there."""
+        if self._any_node(EDGE_TPU_NODES) or self._edge_tpu_on_usb():
             library = self.library(EDGE_TPU_LIBRARY)
             if library is not None:
                 yield Device("edgetpu", library)
         for name, nodes in NPU_NODES.items():
-            if self._any(nodes) and (library := self.library(name)) is not None:
+            if self._any_node(nodes) and (library := self.library(name)) is not None:
                 yield Device("npu", library)
-        if self._any(GPU_NODES) and (self._any(VULKAN_DRIVERS) or self.environment.get("VK_DRIVER_FILES")):
+        if self._any_node(GPU_NODES) and (self._has_vulkan_driver() or self.environment.get("VK_DRIVER_FILES")):
             yield Device("gpu")
 
     def named(self, asked: str) -> Device | None:
@@ -151,15 +152,25 @@ class System:
         folders = itertools.chain(first, *(sorted(self.root.glob(pattern)) for pattern in LIBRARY_FOLDERS))
         return next((str(folder / name) for folder in folders if (folder / name).is_file()), None)
 
-    def _any(self, patterns: Sequence[str]) -> bool:
-        return any(True for pattern in patterns for _ in self.root.glob(pattern))
+    def _any_node(self, patterns: Sequence[str]) -> bool:
+        return any(self.may_use(node) for pattern in patterns for node in self.root.glob(pattern))
 
-    @staticmethod
-    def _usb_id(device: Path) -> str:
-        try:
-            return ":".join((device / name).read_text(encoding="ascii").strip() for name in ("idVendor", "idProduct"))
-        except (OSError, UnicodeDecodeError):
-            return ""
+    def _has_vulkan_driver(self) -> bool:
+        return any(True for pattern in VULKAN_DRIVERS for _ in self.root.glob(pattern))
+
+    def _edge_tpu_on_usb(self) -> bool:
+        for device in self.root.glob("sys/bus/usb/devices/*"):
+            try:
+                vendor, product, bus, number = (
+                    (device / name).read_text(encoding="ascii").strip()
+                    for name in ("idVendor", "idProduct", "busnum", "devnum")
+                )
+            except (OSError, UnicodeDecodeError):  # an interface, not a device
+                continue
+            node = self.root / "dev" / "bus" / "usb" / bus.zfill(3) / number.zfill(3)
+            if f"{vendor}:{product}" in EDGE_TPU_USB and self.may_use(node):
+                return True
+        return False
 
 
 THIS_SYSTEM = System()
@@ -212,7 +223,8 @@ def try_in_a_process(device: Device, model: ModelFolder, *, streaming: bool, lim
         limit_s: how long it may take.
     """
     request = json.dumps({"device": asdict(device), "model": str(model.path), "streaming": streaming})
-    command = [sys.executable, "-m", "agent.accelerator", f"{limit_s:g}", request]
+    # -P: not from the folder that somebody happens to stand in.
+    command = [sys.executable, "-P", "-m", "agent.accelerator", f"{limit_s:g}", request]
     try:
         ended = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False, errors="replace"

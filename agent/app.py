@@ -22,7 +22,7 @@ from agent.accelerator import Choice, choose
 from agent.aggregation import Aggregator
 from agent.clock import Reckoning, WallClock, utc_now
 from agent.config import Config, EventsConfig, InferenceConfig, MqttConfig
-from agent.errors import BrokerError, ConfigError
+from agent.errors import BrokerError, ConfigError, DatabaseUnwritableError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd, join_period_s
 from agent.inference import Classifier
@@ -308,7 +308,8 @@ class Outbox:
         clock: what the wall clock is worth; the real one unless given.
 
     Raises:
-        DatabaseError: the outbox cannot be opened; on leaving, it failed meanwhile.
+        DatabaseError: the outbox cannot be opened; on leaving, it failed meanwhile, or the disk takes nothing and the
+            broker has not taken it either.
         BrokerError: on leaving, where recordings were told: not all of it could be delivered.
         ConfigError: the password or the TLS files cannot be used.
     """
@@ -364,6 +365,8 @@ class Outbox:
         waiting, why = len(self.spool), self.publisher.delivery().last_error
         failure = self._failure  # not one that closing makes: the thread may still be looking up a host
         self.spool.close()
+        if self.spool.unsaved and failure is None:
+            failure = DatabaseUnwritableError(f"{self.spool.trouble}; {self.spool.unsaved} messages are lost")
         if failure is not None and error is None:
             raise failure
         if not delivered:

@@ -364,6 +364,8 @@ class Connection:
         self._heard_at = self._left_at = time.monotonic()
         until = self._heard_at + CONNECT_TIMEOUT_S
         while self._welcome is None:
+            if self._lost == self._silence:
+                self._abandon("takes the connection and does not answer")
             if self._lost is not None:
                 missing = "TLS" if options.tls is None else "a client certificate"
                 self._abandon(f"{self._lost} before it let us in; perhaps it expects {missing}")

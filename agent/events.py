@@ -40,6 +40,7 @@ class _Occurrence:
         id: given when it is told.
         next_update: when it is to be told again.
         likelihood, peak, total, n_segments: of the sum while it sounded; the newest, the largest, and for the mean.
+        evidence: by how much the windows advanced that were as sure as the rule's `on` by themselves, in samples.
     """
 
     onset: int
@@ -52,6 +53,7 @@ class _Occurrence:
     peak: float = 0.0
     total: float = 0.0
     n_segments: int = 0
+    evidence: int = 0
 
     def from_here(self, cut: int) -> "_Occurrence":
         """A new one that goes on where this one is cut."""
@@ -171,6 +173,7 @@ class _Heard:
     number: int  # since the last reset
     first_sample: int
     end_sample: int
+    advance: int  # from the window before; 0 for the first
     likelihoods: FloatArray
 
 
@@ -199,7 +202,8 @@ class _Past:
         self._n_heard = 0
 
     def append(self, segment: Segment) -> None:
-        self._windows.append(_Heard(self._n_heard, segment.newest_onset, segment.offset, segment.newest))
+        advance = segment.newest_onset - self._windows[-1].first_sample if self._windows else 0
+        self._windows.append(_Heard(self._n_heard, segment.newest_onset, segment.offset, advance, segment.newest))
         self._n_heard += 1
         horizon = segment.onset - (segment.offset - segment.onset)
         while self._windows[0].first_sample < horizon:
@@ -215,9 +219,22 @@ class _Past:
         return self._windows[0]
 
     @property
+    def newest(self) -> _Heard:
+        """The newest window."""
+        return self._windows[-1]
+
+    @property
     def heard_until(self) -> int:
         """The end of the newest window."""
         return self._windows[-1].end_sample
+
+    def evidence(self, label_index: int, *, since: int, on: float) -> int:
+        """By how much the windows advanced that were so sure of a class, from the one with number `since` on."""
+        return sum(
+            window.advance
+            for window in self._windows
+            if window.number >= since and window.likelihoods[label_index] >= on
+        )
 
     def step(self, label_index: int, *, since: int, direction: Literal["rise", "fall"]) -> _Step:
         """Fit one step to the likelihoods of a class, by least squares.
@@ -293,6 +310,8 @@ class _Track:
     def push(self, segment: Segment) -> Iterator[SoundEvent]:
         likelihood = float(segment.likelihoods[self._index])
         occurrence = self._occurrence
+        if occurrence is not None:
+            occurrence.evidence += self._evidence(self._past.newest.number)
         if occurrence is None:
             if likelihood >= self.rule.on:
                 self._begin(self._rise())
@@ -305,6 +324,7 @@ class _Track:
             if again - occurrence.fell_at <= self._merge_gap:
                 occurrence.fell_at = None
             else:
+                occurrence.evidence -= self._evidence(self._changed_at)  # that of the next one
                 yield from self._end(occurrence, occurrence.fell_at, "quiet")
                 self._begin(again)
         elif self._pause_is_over(segment, occurrence.fell_at):
@@ -361,7 +381,10 @@ class _Track:
 
     def _begin(self, onset: int) -> None:
         onset = max(onset, self.free_from)
-        self._occurrence = _Occurrence(onset=onset, sounded_until=onset)
+        self._occurrence = _Occurrence(onset=onset, sounded_until=onset, evidence=self._evidence(self._changed_at))
+
+    def _evidence(self, since: int) -> int:
+        return self._past.evidence(self._index, since=since, on=self.rule.on)
 
     def _note(self, occurrence: _Occurrence, segment: Segment) -> None:
         """Add what the segment says about a sounding occurrence."""
@@ -433,4 +456,5 @@ class _Track:
             likelihood_peak=occurrence.peak,
             likelihood_mean=occurrence.total / occurrence.n_segments,
             end_reason=reason,
+            evidence=occurrence.evidence,
         )

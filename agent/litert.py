@@ -230,8 +230,8 @@ def _one_line(error: Exception) -> str:
 def _cause(told: Sequence[bytes]) -> str:
     """Why the GPU does not load: the exception does not say, but standard error does (2.3.0)."""
     lines = b"".join(told).decode(errors="replace").splitlines()
-    causes = [line.strip() for line in lines if re.search(r"Couldn't|^ERROR|not supported|required", line)]
-    return "; ".join(re.sub(r"^(ERROR|Warning|WARNING): (\[[^]]*\] )?", "", cause) for cause in causes[:2])
+    causes = [line for line in lines if re.search(r"Couldn't|Failed loading|required|^ERROR", line)]
+    return "; ".join(re.sub(r"^\w+: (\[[^]]*\] )?", "", cause).strip(" .") for cause in causes[:2])
 
 
 def _pass_on(told: bytes) -> None:

@@ -115,6 +115,7 @@ class EventMessage(WirePart):
         duration_s: seconds; up to what has been heard, while it is open.
         likelihood_peak: the largest summed likelihood so far.
         likelihood_mean: the mean of the summed likelihoods so far.
+        evidence_s: for how long the network was by itself as sure as it takes to start an event, so far; seconds.
         end_reason: why it ended; left out while it is open.
         replayed: whether this was a recording.
         queued_s: seconds between the making of this message and its sending, to a tenth; 0 while all is well. Left out
@@ -134,6 +135,7 @@ class EventMessage(WirePart):
     duration_s: Annotated[float, Field(ge=0.0)]
     likelihood_peak: Likelihood
     likelihood_mean: Likelihood
+    evidence_s: Annotated[float, Field(ge=0.0)] | None = None
     end_reason: WireEndReason | None = None
     model: ModelIdentity
     quality: Quality
@@ -321,6 +323,7 @@ class EventTeller:
             duration_s=duration_s,
             likelihood_peak=round(event.likelihood_peak, _LIKELIHOOD_DIGITS),
             likelihood_mean=round(event.likelihood_mean, _LIKELIHOOD_DIGITS),
+            evidence_s=round(event.evidence / self._sample_rate_hz, _SECOND_DIGITS),
             end_reason=event.end_reason,
             model=self._model,
             quality=Quality(time_synced=None if reckoning is None else reckoning.synced),

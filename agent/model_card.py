@@ -273,6 +273,12 @@ class ModelCard(CardPart):
             raise ValueError(f"labels = {list(self.labels)}, expected none without a classifier")
         return self
 
+    @property
+    def embedding_files(self) -> tuple[FileCard, ...]:
+        """The embedding network in all its forms."""
+        compiled = (file for one in self.compiled.values() for file in (one.embedding, one.streaming))
+        return tuple(filter(None, (self.embedding, self.streaming, *compiled)))
+
     def _frames_can_stream(self) -> None:
         if self.front_end.has_own_frames or self.front_end.axes != "time_frequency":
             raise ValueError("streaming: expected none where windows share no frames, or time is not the first axis")
@@ -373,9 +379,7 @@ def load_model_folder(path: Path) -> ModelFolder:
         raise ModelError(f"model card {card_file}: not JSON ({error})") from error
     except RecursionError as error:
         raise ModelError(f"model card {card_file}: is nested too deep, expected the fields of a card") from error
-    networks: list[FileCard | None] = [card.embedding, card.streaming, card.classifier]
-    networks += [file for compiled in card.compiled.values() for file in (compiled.embedding, compiled.streaming)]
-    for network in filter(None, networks):
+    for network in filter(None, (*card.embedding_files, card.classifier)):
         file = path / network.file
         try:
             actual = sha256_of(file)

@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -150,7 +151,7 @@ class Spool:
         self._told: Callable[[], None] | None = None
         self._dropped_before = self._say_dropped_at = 0
         self._trouble: str | None = None
-        self._tried_s = 0.0
+        self._tried_s = -inf
         # What is not on disk yet:
         self._unsaved: dict[int, SpooledMessage] = {}
         self._unsaved_bytes = 0
@@ -163,8 +164,12 @@ class Spool:
         self._boots: dict[str, float] = {}
         self._boots_changed = False
         self._counters: dict[str, int] = {}  # as they are on disk
-        self._database: Database | None = None
-        self._open()
+        self._stock = _Stock([0] * len(KINDS), 0)
+        self._database: Database | None = None  # None: it could not be opened yet
+        try:
+            self._open()
+        except DatabaseUnwritableError as error:
+            self._note_trouble(str(error))
         self._dropped_before = self.dropped
 
     def __len__(self) -> int:
@@ -350,18 +355,17 @@ class Spool:
         """Events that were begun and not ended, oldest first: at the start of the agent, those that a crash cut short.
 
         Raises:
-            DatabaseError: the disk fails.
+            DatabaseError: the file has become unusable for good.
         """
         with self._lock:
-            assert self._database is not None
-            rows = self._database.rows("SELECT event_id, topic, payload FROM open_events ORDER BY since")
+            rows = self._rows("SELECT event_id, topic, payload FROM open_events ORDER BY since", ())
         return [OpenEvent(*row) for row in rows]
 
     def forget_event(self, event_id: str) -> None:
         """An open event of which nobody can tell the end: what is known of it cannot be read.
 
         Raises:
-            DatabaseError: the disk fails.
+            DatabaseError: the file has become unusable for good.
         """
         with self._lock:
             self._ledger[event_id] = None
@@ -370,10 +374,11 @@ class Spool:
     def close(self) -> None:
         """Let go of the file. What waits stays in it."""
         with self._lock:
-            if self._database is not None:
+            if self._database is not None or self._unsaved:
                 self._closing = True
-                self._tried_s = -RETRY_S
+                self._tried_s = -inf
                 self._write(durable=True)
+            if self._database is not None:
                 self._database.close()
 
     def _open(self) -> None:

@@ -100,6 +100,8 @@ class SoundEvent:
         likelihood_peak: the largest summed likelihood so far, in [0, 1].
         likelihood_mean: the mean of the summed likelihoods so far, in [0, 1].
         end_reason: why it ended; None while it is open.
+        evidence: how long, so far, windows were by themselves as sure as it takes to start an event, in samples; the
+            same at every window hop.
     """
 
     id: int
@@ -111,6 +113,7 @@ class SoundEvent:
     likelihood_peak: float
     likelihood_mean: float
     end_reason: EndReason | None = None
+    evidence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ In: sound. Out: processor time for a second of it, the least of some rounds, and
 process of its own. What a system needs besides the agent is imported when it is measured.
 """
 
+import contextlib
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +41,14 @@ class Measured:
     system: str
     ms: float
     peak_mib: float
+
+
+def make_large(folder: Path) -> None:
+    """Write a large model into a folder, for the agent; TensorFlow stays in this process."""
+    from benchmarks.large import write_large_model
+
+    with contextlib.redirect_stdout(sys.stderr):  # TensorFlow tells what it converts
+        write_large_model(folder)
 
 
 def measure_agent(form: Literal["streaming", "windowed"], sound: FloatArray, *, at_once: bool) -> Measured:

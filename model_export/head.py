@@ -187,8 +187,8 @@ def write_head(
     reads = input_of(card.embedding.output, rows)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for file in filter(None, (base.embedding_file, base.streaming_file)):
-            shutil.copyfile(file, out / file.name)
+        for file in base.card.embedding_files:
+            shutil.copyfile(base.path / file.file, out / file.file)
         write_mlp(head, reads, rows, classifier)
         agreement = check_int8(classifier, head.likelihoods(rows), run_mlp(classifier, reads, rows))
         name = f"{card.name}-head"

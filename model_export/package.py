@@ -196,7 +196,7 @@ def write_events(model: ModelFolder, events: EventCard, text: str, out: Path) ->
     """
     try:
         if out.resolve() != model.path.resolve():
-            names = [file.file for file in (model.card.embedding, model.card.streaming, model.card.classifier) if file]
+            names = [file.file for file in filter(None, (*model.card.embedding_files, model.card.classifier))]
             out.mkdir(parents=True, exist_ok=True)
             for name in (*names, DOCUMENT):
                 if (model.path / name).is_file():

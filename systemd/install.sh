@@ -95,9 +95,6 @@ install_program() {
     ln -sfn "$release" "$VENV.new"
     mv -T "$VENV.new" "$VENV"
     [ -n "$units" ] || trap - EXIT
-    for old in "$OPT"/releases/*; do
-        [ "$old" = "$release" ] || rm -rf "$old"
-    done
     ln -sfn "$VENV/bin/urbansound" "$COMMAND"
 }
 
@@ -127,6 +124,13 @@ install_all() {
     install_program
     install_configuration
     install_units
+    if [ -n "$units" ]; then
+        trap - EXIT
+        start_again # before anything that takes its time: nobody hears until then
+    fi
+    for old in "$OPT"/releases/*; do
+        [ "$old" = "$release" ] || rm -rf "$old"
+    done
     if [ -n "$units" ]; then
         # shellcheck disable=SC2086  # one word each
         say "$("$COMMAND" --version), restarted:" $units

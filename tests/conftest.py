@@ -36,6 +36,7 @@ pytest_plugins = [
     "tests.software_gpu",
     "tests.sound_server",
     "tests.street",
+    "tests.wall_clock",
 ]
 
 

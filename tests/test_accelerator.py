@@ -79,20 +79,28 @@ def test_hardware_counts_where_its_driver_is_there_too(
     assert [device.name for device in system(*files).shown()] == found
 
 
-def test_an_edge_tpu_is_found_on_usb(tmp_path: Path) -> None:
-    """By the two numbers that Coral's stick shows, with its firmware or before."""
-    library = tmp_path / "usr" / "lib" / EDGE_TPU_LIBRARY
-    library.parent.mkdir(parents=True)
-    library.touch()
-    for number, (vendor, product) in enumerate([("1d6b", "0002"), ("18d1", "9302")]):
-        stick = tmp_path / "sys" / "bus" / "usb" / "devices" / f"1-{number}"
-        stick.mkdir(parents=True)
-        (stick / "idVendor").write_text(f"{vendor}\n", encoding="ascii")
-        (stick / "idProduct").write_text(f"{product}\n", encoding="ascii")
+def test_hardware_that_may_not_be_used_does_not_count(tmp_path: Path, system: Callable[..., System]) -> None:
+    """A service sees nodes in /dev that its unit does not let it open."""
+    files = (GPU_NODE, VULKAN_DRIVER, "dev/apex_0", f"usr/lib/{EDGE_TPU_LIBRARY}")
+    refused = dataclasses.replace(system(*files), may_use=lambda node: node != tmp_path / GPU_NODE)
 
-    assert list(System(tmp_path, {}).shown()) == [Device("edgetpu", str(library))]
-    shutil.rmtree(tmp_path / "sys" / "bus" / "usb" / "devices" / "1-1")
-    assert list(System(tmp_path, {}).shown()) == []
+    assert [device.name for device in refused.shown()] == ["edgetpu"]
+
+
+def test_an_edge_tpu_is_found_on_usb(tmp_path: Path, system: Callable[..., System]) -> None:
+    """By the two numbers that Coral's stick shows, with its firmware or before; not by those of another device."""
+    devices, node = tmp_path / "sys" / "bus" / "usb" / "devices", "dev/bus/usb/002/007"
+    library = f"usr/lib/{EDGE_TPU_LIBRARY}"
+    for name, *values in (("usb1", "1d6b", "0002", "1", "1"), ("2-1", "18d1", "9302", "2", "7")):
+        (devices / name).mkdir(parents=True)
+        for file, value in zip(("idVendor", "idProduct", "busnum", "devnum"), values, strict=True):
+            (devices / name / file).write_text(f"{value}\n", encoding="ascii")
+    (devices / "2-1:1.0").mkdir()
+
+    assert list(system(library).shown()) == []  # without a node it cannot be used
+    assert list(system(library, node).shown()) == [Device("edgetpu", str(tmp_path / library))]
+    shutil.rmtree(devices / "2-1")
+    assert list(system(library, node).shown()) == []
 
 
 def test_where_nothing_is_there_no_process_is_started(

@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from agent.model_card import DEFAULT_MODEL, TensorCard, load_model_folder
+from agent.accelerator import golden_windows
+from agent.config import InferenceConfig
+from agent.inference import Classifier
+from agent.model_card import DEFAULT_MODEL, ModelFolder, TensorCard, load_model_folder
 from benchmarks.__main__ import peer_table
+from benchmarks.large import FILTERS, FRONT_END, write_large_model
 from benchmarks.limit import multiplications
 from benchmarks.systems import Measured
 from model_export.mlp import Mlp
@@ -37,3 +42,31 @@ def test_systems_are_compared_with_the_first() -> None:
     lines = list(peer_table([Measured("ours", 2.0, 90.4), Measured("theirs", 500.0, 1500.0)]))
 
     assert lines[2:] == ["| ours | 2.00 | 500.0 | 1.0 | 90 |", "| theirs | 500.00 | 2.0 | 250.0 | 1500 |"]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    """The same with fewer bands and filters, which is quickly converted."""
+    small = FRONT_END.model_copy(update={"n_mels": 32})
+    return write_large_model(tmp_path_factory.mktemp("large"), small, (4, 4, 8, 8))
+
+
+@pytest.mark.slow
+def test_the_large_model_is_a_model_whose_forms_agree(large: ModelFolder) -> None:
+    """The agent loads and streams it, and each window has the embedding that it has alone."""
+    windows = golden_windows(large.card, streaming=True)
+
+    windowed, streaming = Classifier(large), Classifier(large, streaming=True)
+
+    assert large.card.streaming is not None
+    embeddings = [windowed.predict(window).embedding for window in windows]
+    assert len({embedding.tobytes() for embedding in embeddings}) > 1
+    for window, embedding in zip(windows, embeddings, strict=True):
+        assert streaming.predict(window).embedding.tobytes() == embedding.tobytes()
+
+
+def test_a_hop_of_the_large_model_is_a_whole_number_of_chunks() -> None:
+    """Or it could not stream at the default hop."""
+    chunk_s = 2 ** (len(FILTERS) - 1) * FRONT_END.hop_length_samples / FRONT_END.sample_rate_hz
+
+    assert InferenceConfig().window_hop_s / chunk_s == pytest.approx(2.0)

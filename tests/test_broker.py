@@ -312,6 +312,15 @@ def test_an_idle_connection_stays(broker: Broker) -> None:
     connection.close()
 
 
+def test_a_broker_that_hangs_before_it_lets_us_in_is_said_to_hang() -> None:
+    """A port that takes connections and says nothing is not taken for one that expects TLS."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(BrokerError, match="takes the connection and does not answer"),
+    ):
+        Connection(BrokerOptions(host="127.0.0.1", port=silent.getsockname()[1], keepalive_s=2), "node-07")
+
+
 def test_a_broker_is_not_blamed_for_our_own_absence(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow card that holds us up for longer than the keepalive does not look like a dead broker."""
     connection = Connection(broker.options(keepalive_s=60), "node-07")

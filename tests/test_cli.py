@@ -417,19 +417,25 @@ def test_what_has_no_date_is_not_published(call: Caller, published: Path, wail: 
     assert f"urbansound: {wail.file}: nobody knows when it began; to publish it, say it with --start" in said.err
 
 
-def test_a_full_disk_under_the_spool_is_said(urbansound: CommandFactory, published: Path, wail: Sound) -> None:
-    """When events cannot be kept any more, the replay ends with 74 and the spool's name."""
+@pytest.mark.parametrize("broker_goes", [False, True])
+def test_a_full_disk_under_the_spool_is_said(
+    urbansound: CommandFactory, published: Path, broker: Broker, wail: Sound, broker_goes: bool
+) -> None:
+    """Events that cannot be kept are delivered all the same. If they cannot: 74, the spool's name, and how many."""
     arguments = ("--publish", "--start", START, "--config", published, "--rate", str(SAMPLE_RATE_HZ))
     replayed = urbansound("replay", "-", *arguments, stdin=subprocess.PIPE)
     replayed.wait_for_log("mqtt.connected")
     resource.prlimit(replayed.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+    if broker_goes:
+        broker.kill()
 
     assert replayed.process.stdin is not None
-    with suppress(BrokenPipeError):  # it may have left before it has heard all
-        replayed.process.stdin.write(wail.samples.tobytes())
+    replayed.process.stdin.write(wail.samples.tobytes())
+    replayed.process.stdin.close()
 
-    assert replayed.wait() == 74
-    assert f"urbansound: spool {published.parent}/spool/replay-spool.sqlite: cannot be used" in replayed.stderr
+    assert replayed.wait() == (74 if broker_goes else 0)
+    assert f"spool {published.parent}/spool/replay-spool.sqlite: cannot be used" in replayed.stderr
+    assert replayed.stderr.rstrip().endswith("2 messages are lost") == broker_goes
     assert "Traceback" not in replayed.stderr
 
 
@@ -558,6 +564,18 @@ def test_check_of_the_reference_shows_the_defaults(call: Caller) -> None:
     assert said.code == 0
     assert Config.model_validate(tomllib.loads(said.out)) == Config()
     assert "# model l3-edge-us8k" in said.out
+
+
+def test_check_says_what_would_run_the_network(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accelerator that is not there is no error: the CPU would do the work, and why is printed."""
+    (tmp_path / "agent.toml").write_text("", encoding="utf-8")
+    monkeypatch.setenv("URBANSOUND_INFERENCE__ACCELERATOR", "/nowhere/libx.so")
+
+    said = call("check", tmp_path / "agent.toml")
+
+    assert said.code == 0
+    assert "# accelerator cpu: /nowhere/libx.so: there is no such file\n" in said.out
+    assert "accelerator.refused asked=/nowhere/libx.so" in said.err
 
 
 def test_check_shows_no_secret(call: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -505,3 +505,38 @@ def test_an_event_of_hours_needs_no_more_memory_than_one_of_seconds() -> None:
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 20_000  # bytes, for a quarter of an hour
+
+
+# Evidence
+
+
+@pytest.mark.parametrize("hop_s", [0.1, 0.2, 0.5])
+def test_evidence_is_time_and_not_windows(hop_s: float) -> None:
+    """A sound of 8 s is evidence for 8 s at every window hop, but for the hop by which its edges may differ."""
+    likelihoods = network([(5.0, 13.0)], hop_s=hop_s, length_s=20.0)
+
+    (*_, end) = heard(likelihoods, hop_s=hop_s)
+
+    assert end.evidence / RATE_HZ == pytest.approx(8.5, abs=hop_s)  # half sure from 0.25 s of sound in a window on
+
+
+def test_evidence_grows_while_the_network_is_sure_and_only_then() -> None:
+    """What lies between the thresholds keeps an event open, and is no evidence for it; nor is a pause."""
+    likelihoods = timeline((0.0, 20), (0.9, 30), (0.4, 30), (0.9, 30), (0.0, 30))
+
+    told = heard(likelihoods, {"merge_gap_s": 5.0})
+
+    assert told[-1].state == "end"
+    assert told[-1].evidence == 6000
+    assert [event.evidence for event in told] == sorted(event.evidence for event in told)
+    assert 0 < told[0].evidence < 6000
+
+
+def test_each_event_has_its_own_evidence() -> None:
+    """Of two events that follow closely neither has what belongs to the other; nor has what a cut one leaves."""
+    apart = timeline((0.0, 20), (0.9, 20), (0.0, 12), (0.9, 30), (0.0, 30))
+    ends = [event for event in heard(apart, {"merge_gap_s": 0.2}) if event.state == "end"]
+    cut = heard(timeline((0.0, 20), (0.9, 90), (0.0, 30)), {"max_duration_s": 4.0})
+
+    assert [end.evidence for end in ends] == [2000, 3000]
+    assert sum(event.evidence for event in cut if event.state == "end") == 9000

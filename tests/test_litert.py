@@ -9,7 +9,17 @@ from ai_edge_litert.interpreter import Interpreter
 
 from agent.errors import ModelError
 from agent.inference import Classifier
-from agent.litert import CPU, LITERT_GREETING, AcceleratorError, Device, Runner, TensorArray, load, operators_taken
+from agent.litert import (
+    CPU,
+    LITERT_GREETING,
+    AcceleratorError,
+    Device,
+    Runner,
+    TensorArray,
+    _cause,
+    load,
+    operators_taken,
+)
 from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
 
 
@@ -96,6 +106,22 @@ def test_a_gpu_without_a_driver_says_why(streaming_file: Path, monkeypatch: pyte
         load(streaming_file, Device("gpu"))
 
     assert steps_of(load(streaming_file), 1)
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "Couldn't load Vulkan: libvulkan.so.1: cannot open shared object file",
+        "Vulkan shaderUniform*ArrayDynamicIndexing required",
+        "loader_icd_scan: Failed loading library associated with ICD JSON /usr/lib/libvulkan_lvp.so",
+    ],
+)
+def test_of_what_litert_says_the_cause_is_told(why: str) -> None:
+    """As it was written without a loader, with a driver that is too old, and with one whose library is missing."""
+    before = b"INFO: [gpu_registry.cc:130] Attempting to load GPU accelerator\n"
+    after = b"    at somewhere (third_party/dawn)\n\nERROR: [delegate_webgpu.cc:359] No adapters found\nERROR: more\n"
+
+    assert _cause([before, f"Warning: {why}.\n".encode(), after]) == f"{why}; No adapters found"
 
 
 def test_a_file_that_is_no_network_is_the_models_fault(tmp_path: Path) -> None:

@@ -44,7 +44,15 @@ START = SoundEvent(
     likelihood_mean=0.5,
 )
 UPDATE = replace(START, state="update", heard_until=484_800, likelihood_peak=0.91)
-END = replace(START, state="end", offset=379_200, heard_until=500_000, likelihood_peak=0.91, end_reason="quiet")
+END = replace(
+    START,
+    state="end",
+    offset=379_200,
+    heard_until=500_000,
+    likelihood_peak=0.91,
+    end_reason="quiet",
+    evidence=300_000,
+)
 
 
 def teller(
@@ -90,7 +98,7 @@ def test_an_ended_event_reads_exactly_so() -> None:
         '{"schema":"urbansound.event/1","event_id":"019b796d-d664-7555-9555-555555555555","seq":4711,'
         '"event_type":"end","node":"node-07","source":"street","label":"siren","group":"alert",'
         '"start":"2026-01-01T12:00:00.100Z","end":"2026-01-01T12:00:07.900Z","duration_s":7.8,'
-        '"likelihood_peak":0.91,"likelihood_mean":0.5,"end_reason":"quiet",'
+        '"likelihood_peak":0.91,"likelihood_mean":0.5,"evidence_s":6.25,"end_reason":"quiet",'
         f'"model":{{"name":"edge-l3","version":"1","sha256":"{"ab" * 32}"}},'
         '"quality":{"time_synced":true},"replayed":false,"queued_s":0.0}'
     )
@@ -389,7 +397,7 @@ def test_the_published_schema_describes_what_is_sent() -> None:
 
     assert set(end) == set(schema["properties"])
     assert set(schema["properties"]) - set(start) == {"end", "end_reason"}
-    assert set(start) == set(schema["required"]) | {"group", "queued_s"}
+    assert set(start) == set(schema["required"]) | {"group", "queued_s", "evidence_s"}
     assert schema["properties"]["start"]["format"] == "date-time"
     assert "null" not in json.dumps(schema)
 

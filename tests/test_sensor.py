@@ -342,7 +342,10 @@ def test_nothing_that_was_told_is_lost_by_kill_9(bench: Bench, subscribe: Subscr
 
     assert again.wait() == 143
     arrived = events_on(subscriber)
-    assert arrived[: len(spooled)] == spooled
+    for draft, message in zip(spooled, arrived, strict=False):
+        draft.pop("stamp", None)
+        assert message.pop("queued_s") > 0.0
+        assert message == draft
     assert [(message["event_id"], message["end_reason"]) for message in arrived[len(spooled) :]] == [
         (event_id, "interrupted") for event_id in left_open
     ]
@@ -364,16 +367,35 @@ def test_a_missing_microphone_is_waited_for_and_said_so(bench: Bench, subscribe:
     wait_for_offline(subscriber)
 
 
-def test_a_full_disk_stops_the_agent(bench: Bench, siren: Sound) -> None:
-    """When the spool cannot be written any more, the agent does not go on as if nothing had happened: 74, and why."""
-    bench.broker.start()
+def test_a_full_disk_does_not_stop_the_agent(bench: Bench, subscribe: SubscriberFactory, siren: Sound) -> None:
+    """While the spool cannot be written events wait in memory, and arrive; the log says so, and when there is room."""
+    subscriber = subscribe(bench.broker.start().options())
     agent = bench.listen()
-    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+    limits = resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
 
     bench.play(siren.samples)
+    wait_until(lambda: len(ends_on(subscriber)) == 1, "the siren")
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, limits)
+    agent.wait_for_log("spool.writable")
+    agent.signal(signal.SIGTERM)
+
+    assert agent.wait() == 143
+    assert f"spool.unwritable reason=spool {bench.folder}/spool.sqlite: cannot be used (" in agent.stderr
+    assert [event["event_type"] for event in events_on(subscriber)][:1] == ["start"]
+
+
+def test_what_a_full_disk_cost_is_said_in_the_end(bench: Bench, siren: Sound) -> None:
+    """Without a broker and without room, a stop loses what was heard: the agent leaves with 74, and says how much."""
+    agent = bench.listen()
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+    bench.play(siren.samples)
+    agent.wait_for_log("event.end")
+    agent.signal(signal.SIGTERM)
 
     assert agent.wait() == 74
-    assert f"urbansound: spool {bench.folder}/spool.sqlite: cannot be used" in agent.stderr
+    assert f"urbansound: spool {bench.folder}/spool.sqlite: cannot be used (" in agent.stderr
+    assert re.search(r"\d+ messages are lost$", agent.stderr.strip())
     assert "Traceback" not in agent.stderr
 
 

@@ -367,6 +367,42 @@ def test_a_kill_while_the_disk_is_full_costs_what_was_in_memory_alone(path: Path
         assert waiting(spool) == list(range(1, full["last"]))
 
 
+STARTS_WITH_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from agent.spool import Spool
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+spool = Spool(Path(sys.argv[1]), max_messages=1000)
+assert spool.open_events() == []
+for _ in range(3):
+    spool.append("topic", lambda seq: b"message %d" % seq)
+print([message.seq for message in spool.oldest(10)], spool.unsaved, spool.trouble is not None, flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+spool.close()
+print(spool.unsaved, flush=True)
+"""
+
+
+@pytest.mark.parametrize("before", ["nothing", "rubbish"])
+def test_a_disk_that_is_full_from_the_start_is_waited_for(path: Path, before: str) -> None:
+    """The very first start, or one with a damaged file, on a full disk: the agent begins in memory."""
+    if before == "rubbish":
+        path.write_bytes(b"rubbish" * 1000)
+    child = subprocess.run(
+        [sys.executable, "-c", STARTS_WITH_A_FULL_DISK, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+
+    assert child.stdout.splitlines() == ["[1, 2, 3] 3 True", "0"]
+    with Spool(path, max_messages=1000) as spool:
+        assert waiting(spool) == [1, 2, 3]
+
+
 def test_memory_has_its_bound_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the disk takes nothing for long, the least goes first from memory as well, and is counted."""
     monkeypatch.setattr("agent.spool.MAX_UNSAVED_BYTES", 10_000)

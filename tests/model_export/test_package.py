@@ -8,11 +8,19 @@ import pytest
 
 from agent.errors import UsageError
 from agent.inference import Classifier
-from agent.model_card import DEFAULT_MODEL, EventNumbers, ModelFolder, load_model_folder
+from agent.model_card import (
+    DEFAULT_MODEL,
+    CompiledCard,
+    EventNumbers,
+    FileCard,
+    ModelFolder,
+    load_model_folder,
+    sha256_of,
+)
 from model_export.calibration import Rescaling
 from model_export.clips import BACKGROUND, LABELS
 from model_export.crossvalidate import training_record
-from model_export.package import DOCUMENT, FIRST_CHOICES, TUNED, write_document, write_events
+from model_export.package import DOCUMENT, FIRST_CHOICES, TUNED, write_document, write_events, write_model_json
 from model_export.results import Output
 from model_export.train import Recipe
 
@@ -100,6 +108,20 @@ def test_other_numbers_of_events_leave_the_rest_as_it_is(untuned: ModelFolder, t
     assert written.path == tmp_path / "tuned"
     document = (written.path / DOCUMENT).read_text(encoding="utf-8")
     assert document == f"# It\n\n## Figures\nGood.\n\n## Events\nThe third.\n\n## Limits\nMany. {TUNED}\n"
+
+
+def test_files_that_are_compiled_for_an_accelerator_come_along(untuned: ModelFolder, tmp_path: Path) -> None:
+    """The folder that is written is a whole model: what its card names is in it."""
+    (untuned.path / "compiled.tflite").write_bytes(b"for an accelerator")
+    compiled = FileCard(file="compiled.tflite", sha256=sha256_of(untuned.path / "compiled.tflite"))
+    card = untuned.card.model_copy(update={"compiled": {"edgetpu": CompiledCard(streaming=compiled)}})
+    model = write_model_json(untuned.path, card)
+
+    written = write_events(model, card.events, "", tmp_path / "tuned")
+
+    assert written.file_for("edgetpu", streaming=True) == tmp_path / "tuned" / "compiled.tflite"
+    assert written.file_for("edgetpu", streaming=False) == written.embedding_file
+    assert written.file_for("gpu", streaming=True) == written.streaming_file
 
 
 def test_a_place_that_cannot_be_written_is_named(untuned: ModelFolder, tmp_path: Path) -> None:
