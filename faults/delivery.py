@@ -36,6 +36,7 @@ HOLD_S = (0.1, 1.2)  # how long a fault lasts
 BETWEEN_S = (0.1, 0.9)
 RECOVERY_LIMIT_S = 30.0
 DISK_BYTES = 16_000_000  # SQLite's log alone needs 4 MB
+UP = "capture.opened"  # what the agent says when it is up
 ROW = ("label", "duration_s", "likelihood_peak", "likelihood_mean")
 
 WORLD = ("broker killed", "broker frozen", "broker frozen, then killed", "network cut", "disk full")
@@ -119,6 +120,7 @@ class Run:
         self._journal = folder / "journal.jsonl"
         self._log = folder / "node.log"
         self._node: Child | None = None
+        self._ups_before = 0  # how often it had been up when it was last started
 
     def go(self, kinds: Sequence[str], chance: random.Random) -> Outcome:
         """Break these, one after the other, at random instants; then hold what came against the truth.
@@ -155,6 +157,7 @@ class Run:
         prefix = [] if self._namespace is None else self._namespace.prefix
         command = [*prefix, sys.executable, "-m", "faults.node", "--config", str(self._config)]
         command += ["--sound", str(self._street), "--speed", str(SPEED), "--from", f"{from_s:.1f}"]
+        self._ups_before = self._log.read_text(errors="replace").count(UP) if self._log.is_file() else 0
         self._node = Child([*command, "--journal", str(self._journal)], self._log)
 
     def _break(self, kind: str, chance: random.Random) -> None:
@@ -274,7 +277,9 @@ class Run:
         if self._node.code is not None:
             self.outcome.problems.append(f"the agent ended by itself with {self._node.code}")
             self._start_node(from_s=STREET_S)
-            time.sleep(1.0)
+        # A signal that comes before the agent can take it is a kill, after which nobody would end what is open.
+        node = self._node
+        wait_until(lambda: node.said(UP) > self._ups_before or node.code is not None, "the agent to be up")
         code = self._node.stop()
         if code != 128 + signal.SIGTERM:
             self.outcome.problems.append(f"the agent ended with {code} after SIGTERM")
