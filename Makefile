@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test check benchmark fuzz faults soak clean
+.PHONY: model demo test check benchmark fuzz faults soak clean
 
 demo: $(VENV)/demo.stamp  ## replay a street through the whole agent and a real broker
 	$(BIN)/python -m demo
@@ -28,6 +28,18 @@ soak: $(VENV)/dev.stamp  ## hours of sound through the live path, with its memor
 
 benchmark: $(VENV)/dev.stamp  ## the agent beside YAMNet (make benchmark YAMNET=FILE) and OpenL3
 	$(BIN)/python -m benchmarks $(if $(YAMNET),--yamnet $(YAMNET))
+
+# Once more the recipe of the default model, over some hours. EPOCHS=1 shows in minutes that all steps run.
+DATA = --us8k $(US8K) --esc10 $(ESC10)
+TRAINING = $(DATA) --teacher $(YAMNET) $(if $(EPOCHS),--epochs $(EPOCHS))
+BUILD := build
+
+model: $(VENV)/dev.stamp  ## the default model anew (make model US8K=DIR ESC10=DIR YAMNET=FILE)
+	$(if $(and $(US8K),$(ESC10),$(YAMNET)),,$(error expected US8K=DIR ESC10=DIR YAMNET=FILE))
+	$(BIN)/urbansound-model crossvalidate $(TRAINING) --peer $(YAMNET) --out $(BUILD)/crossvalidation
+	$(BIN)/urbansound-model build $(TRAINING) --results $(BUILD)/crossvalidation --out $(BUILD)/model
+	$(BIN)/urbansound-model tune --model $(BUILD)/model --crossvalidation $(BUILD)/crossvalidation --calibrated $(DATA) \
+	  --budget 4 --hours 8
 
 clean:
 	rm -rf $(VENV)

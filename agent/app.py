@@ -29,13 +29,15 @@ from agent.inference import Classifier
 from agent.litert import CPU, AcceleratorError
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.publisher import Publisher
-from agent.spool import Spool, SpooledMessage
+from agent.shelf import SpooledMessage
+from agent.spool import Spool
 from agent.values import EventRule, SoundEvent
 
 log = logging.getLogger(__name__)
 
 REPLAY_SPOOL_NAME = "replay-spool.sqlite"  # beside that of the sensor, which may be running
 STDIN = 0
+NEVER = 1.0  # an `on` that says that a class is not told
 DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
 DISCARD_INTERVAL_S = 3600.0  # between two looks for messages that are too old
 
@@ -182,7 +184,10 @@ def _rules(card: ModelCard, events: EventsConfig) -> dict[str, EventRule]:
     for label in events.labels or ():
         if label not in rules:
             raise ConfigError(f"events.labels: unknown class {label!r}, expected some of {', '.join(rules)}")
-    return {label: rule for label, rule in rules.items() if events.labels is None or label in events.labels}
+        if rules[label].on >= NEVER:
+            raise ConfigError(f"events.labels: {label} is not told, expected events.classes.{label}.on below 1")
+    wanted = rules.keys() if events.labels is None else events.labels
+    return {label: rule for label, rule in rules.items() if label in wanted and rule.on < NEVER}
 
 
 def _streams(card: ModelCard, inference: InferenceConfig) -> bool:

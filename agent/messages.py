@@ -328,7 +328,7 @@ class EventTeller:
             model=self._model,
             quality=Quality(time_synced=None if reckoning is None else reckoning.synced),
             replayed=self._replayed,
-            stamp=_stamp(reckoning),
+            stamp=stamp_of(reckoning),
         )
         return ToldEvent(
             topic=self._topics.event(self._source),
@@ -360,7 +360,8 @@ def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
     return lambda seq: end.model_copy(update={"seq": seq}).to_json()
 
 
-def _stamp(reckoning: Reckoning | None) -> Stamp | None:
+def stamp_of(reckoning: Reckoning | None) -> Stamp | None:
+    """What a draft needs so that `finished` can put its times right; None where they are right, or not reckoned."""
     if reckoning is None or reckoning.synced:
         return None
     return Stamp(boot=reckoning.boot, utc_zero_s=reckoning.utc_zero_s)

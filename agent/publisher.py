@@ -28,7 +28,8 @@ from agent.broker import (
     retry_delays,
 )
 from agent.errors import AgentError, BrokerError, ConfigError
-from agent.spool import Kind, Spool, SpooledMessage
+from agent.shelf import Kind, SpooledMessage
+from agent.spool import Spool
 
 log = logging.getLogger(__name__)
 

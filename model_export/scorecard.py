@@ -85,6 +85,7 @@ def _tuning_parts(tuning: Tuning) -> Iterator[str]:
     yield table(
         [
             "numbers",
+            "within",
             "caution",
             "event F1",
             "held out",
@@ -98,7 +99,10 @@ def _tuning_parts(tuning: Tuning) -> Iterator[str]:
     )
     if total(taken.held_out.values()).false_alarms > tuning.budget * hours:
         yield "None keeps the budget on scenes that it was not chosen on; the quietest is taken."
-    yield "The numbers, and what they are worth label by label on scenes that they were not chosen on:"
+    yield (
+        "The numbers, and what they are worth label by label on scenes that they were not chosen on. A label whose\n"
+        "`on` is 1 is not told:"
+    )
     yield table(
         ["label", "on", "off", "min_duration_s", "merge_gap_s", "events", "precision", "recall", "false alarms/h"],
         [
@@ -128,6 +132,7 @@ def _tried_row(one: Tried, hours: float, *, is_taken: bool) -> list[str]:
     fitted, held_out = total(one.fitted.values()), total(one.held_out.values())
     return [
         one.name,
+        "–" if one.within is None else f"{one.within:g}",
         "–" if one.caution is None else f"{one.caution:g}",
         f"{fitted.event_f1:.3f}",
         f"{held_out.event_f1:.3f}",
@@ -150,10 +155,16 @@ def tuning_figures(tuning: Tuning) -> dict[str, Any]:
     return {
         "budget": tuning.budget,
         "event_free_hours": tuning.event_free_hours,
-        "taken": {"numbers": tuning.taken.name, "caution": tuning.taken.caution},
+        "taken": {"numbers": tuning.taken.name, "within": tuning.taken.within, "caution": tuning.taken.caution},
         "rules": rules(tuning.rules),
         "tried": [
-            {"numbers": one.name, "caution": one.caution, "fitted": plain(one.fitted), "held_out": plain(one.held_out)}
+            {
+                "numbers": one.name,
+                "within": one.within,
+                "caution": one.caution,
+                "fitted": plain(one.fitted),
+                "held_out": plain(one.held_out),
+            }
             for one in tuning.tried
         ],
         "curve": {

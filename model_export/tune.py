@@ -27,14 +27,16 @@ from model_export.tracks import Track, at_threshold, events_of_candidates
 
 log = logging.getLogger(__name__)
 
-ON = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+NEVER = 1.0  # int8 does not reach it: such a label is not told
+ON = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, NEVER)
 OFF = (0.3, 0.6, 0.9)  # of `on`
 MIN_DURATION_S = (0.1, 0.3, 0.6, 1.0)
 MERGE_GAP_S = (0.5, 1.0, 2.0)
 N_DRAWS = 400
 BOOTSTRAP_SEED = 0
 CLEAR = 0.1  # a gain that is there in all but this fraction of the draws
-CAUTIONS = (0.0, 0.03, 0.1, 0.15, 0.2, 0.3, 1.0)
+CAUTIONS = (0.0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
+SPENT = (0.5, 1.0)  # of the budget, while choosing: the rest is for other streets
 HOUR_S = 3600.0
 
 HITS, TOLD, TRUE, SEGMENT_HITS, SEGMENTS_TOLD, SEGMENTS_TRUE, FALSE_ALARMS = range(7)  # places in `Counts`
@@ -85,6 +87,10 @@ class Evidence:
         """How many false alarms the budget allows on these groups."""
         return budget * float(self.event_free_s[list(groups)].sum()) / HOUR_S
 
+    def is_silent(self, label: str, candidate: int) -> bool:
+        """Whether this candidate tells nothing of the label."""
+        return self.candidates[label][candidate].on >= NEVER
+
     def chosen(self, choice: Choice, groups: Sequence[int]) -> dict[str, Counts]:
         """The counts of a choice on these groups."""
         sums = self.sums(groups)
@@ -100,6 +106,7 @@ class Tried:
 
     Attributes:
         name: of the way.
+        within: false alarms for each event-free hour while choosing; None where nothing was chosen.
         caution: the share of all labels' false alarms that each was charged with; None where none was.
         fitted: counts on the scenes that it was chosen on.
         held_out: counts on scenes that it was not chosen on, each fold by what was chosen on the others.
@@ -107,6 +114,7 @@ class Tried:
     """
 
     name: str
+    within: float | None
     caution: float | None
     fitted: dict[str, Counts]
     held_out: dict[str, Counts]
@@ -204,23 +212,24 @@ def _ways(evidence: Evidence, budget: float) -> Iterator[Tried]:
     everywhere = range(len(evidence.groups))
     card = dict.fromkeys(evidence.labels, len(next(iter(evidence.candidates.values()))) - 1)
     kept = evidence.chosen(card, everywhere)
-    yield Tried("the card's", None, kept, kept, card)
-    for caution in (None, *CAUTIONS):
+    yield Tried("the card's", None, None, kept, kept, card)
+    for within, caution in ((budget, None), *itertools.product([spent * budget for spent in SPENT], CAUTIONS)):
 
-        def choose(groups: Sequence[int], caution: float | None = caution) -> Choice:
+        def choose(groups: Sequence[int], within: float = within, caution: float | None = caution) -> Choice:
             if caution is None:
-                return one_rule(evidence, groups, budget)
-            return rule_for_each_label(evidence, groups, budget, caution)
+                return one_rule(evidence, groups, within)
+            return rule_for_each_label(evidence, groups, within, caution)
 
+        choice = choose(everywhere)
+        silent = {label: place for label, place in choice.items() if evidence.is_silent(label, place)}
         held_out: dict[str, Counts] = dict.fromkeys(evidence.labels, Counts())
         for unit in sorted(set(evidence.units)):
             test = [group for group in everywhere if evidence.units[group] == unit]
             train = [group for group in everywhere if evidence.units[group] != unit]
-            tested = evidence.chosen(choose(train), test)
+            tested = evidence.chosen(choose(train) | silent, test)  # what is not told in the end cries no wolf
             held_out = {label: counts + tested[label] for label, counts in held_out.items()}
-        choice = choose(everywhere)
         name = "one rule" if caution is None else "a rule for each label"
-        yield Tried(name, caution, evidence.chosen(choice, everywhere), held_out, choice)
+        yield Tried(name, within, caution, evidence.chosen(choice, everywhere), held_out, choice)
 
 
 def _best(tried: Sequence[Tried], evidence: Evidence, budget: float) -> Tried:
@@ -261,13 +270,18 @@ def one_rule(evidence: Evidence, groups: Sequence[int], budget: float) -> Choice
 def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float, caution: float) -> Choice:
     """From the best rule for all on, what clearly pays for a label, and what the budget demands of it.
 
-    What a label's rule adds to the worth of all is linear in its counts, near the worth that there is. A false alarm
-    has a price; the lowest price at which the budget is kept is used, and if none does, the highest.
+    A label that no rule clearly pays for, compared with silence, is not told. What a label's rule adds to the worth of
+    all is linear in its counts, near the worth that there is. A false alarm has a price; the lowest price at which the
+    budget is kept is used, and if none does, the highest.
     """
     start = one_rule(evidence, groups, np.inf)
     allowed = evidence.allowed(groups, budget)
     counts = evidence.counts[list(groups)]  # (n_groups, n_labels, n_candidates, 7)
-    sure = _sure_gains(_gains(counts, start, evidence.labels))  # (n_labels, n_candidates)
+    gains = _gains(counts, start, evidence.labels)  # (n_groups, n_labels, n_candidates)
+    silence = {label: _silence(rules) for label, rules in evidence.candidates.items()}
+    pays = _sure_gains(_compared_with(gains, silence, evidence.labels)).max(axis=1) > 0.0  # (n_labels,)
+    start = {label: start[label] if pays[place] else silence[label] for place, label in enumerate(evidence.labels)}
+    sure = _sure_gains(_compared_with(gains, start, evidence.labels))  # (n_labels, n_candidates)
     false_alarms = evidence.false_alarms(groups, caution)
     choice = start
     for price in (0.0, *np.geomspace(1e-5, 1.0, 51)):
@@ -275,19 +289,20 @@ def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float
         choice = {}
         for place, label in enumerate(evidence.labels):
             best = int(np.argmax(scores[place]))
-            choice[label] = best if scores[place, best] > scores[place, start[label]] else start[label]
+            better = pays[place] and scores[place, best] > scores[place, start[label]]
+            choice[label] = best if better else start[label]
         if sum(false_alarms[place, choice[label]] for place, label in enumerate(evidence.labels)) <= allowed:
             break
     return choice
 
 
-def _change(values: Floats, candidate: int) -> Floats:
-    """By how much each candidate differs from one of them."""
-    return values - values[:, candidate, None]
+def _silence(candidates: Sequence[EventRule]) -> int:
+    """The first candidate that tells nothing."""
+    return next(place for place, rule in enumerate(candidates) if rule.on >= NEVER)
 
 
 def _gains(counts: Floats, start: Choice, labels: Sequence[str]) -> Floats:
-    """How much each candidate adds to the worth on each group, compared with the start.
+    """How much each candidate adds to the worth on each group, near the worth of a choice.
 
     Returns:
         float64 (n_groups, n_labels, n_candidates).
@@ -299,7 +314,14 @@ def _gains(counts: Floats, start: Choice, labels: Sequence[str]) -> Floats:
         both = max(1.0, sums[told] + sums[true])
         f1 = 2 * sums[hits] / both
         gains += (2 * counts[..., hits] - f1 * counts[..., told]) / both / 2
-    return np.stack([_change(gains[:, place], start[label]) for place, label in enumerate(labels)], axis=1)
+    return gains
+
+
+def _compared_with(gains: Floats, choice: Choice, labels: Sequence[str]) -> Floats:
+    """By how much the gain of each candidate differs from that of what is chosen; the shape stays."""
+    return np.stack(
+        [gains[:, place] - gains[:, place, choice[label], None] for place, label in enumerate(labels)], axis=1
+    )
 
 
 def _sure_gains(gains: Floats) -> Floats:

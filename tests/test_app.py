@@ -22,7 +22,7 @@ from agent.config import Config, InferenceConfig, MqttConfig, TlsConfig
 from agent.errors import ConfigError, DatabaseError, ModelError
 from agent.litert import Device
 from agent.model_card import DEFAULT_MODEL
-from agent.spool import KINDS
+from agent.shelf import KINDS
 from agent.values import SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
 from tests.conftest import REPOSITORY
@@ -131,6 +131,10 @@ def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
             "inference.form = 'streaming': inference.window_hop_s = 0.05, expected a multiple of the model",
         ),
         ({"events": {"classes": {"sirene": {"on": 0.5}}}}, "events.classes.sirene: unknown class, expected one of"),
+        (
+            {"events": {"labels": ["siren"], "classes": {"siren": {"on": 1.0}}}},
+            "events.labels: siren is not told, expected events.classes.siren.on below 1",
+        ),
         (
             {"events": {"labels": ["sirene"]}},
             "events.labels: unknown class 'sirene', expected some of air_conditioner, ",

@@ -34,15 +34,16 @@ MAY_IMPORT = {
     "pipeline": {"errors", "values"} | STAGES,
     "messages": {"clock", "values"},
     "database": {"errors"},
-    "spool": {"database", "errors"},
+    "shelf": {"database", "errors"},
+    "spool": {"errors", "shelf"},
     "broker": {"errors"},
-    "publisher": {"broker", "errors", "spool"},
+    "publisher": {"broker", "errors", "shelf", "spool"},
     "health": set(),
     "logs": set(),
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
     "app": {"accelerator", "broker", "clock", "config", "errors", "litert", "messages", "model_card", "publisher"}
-    | {"spool", "values"}
+    | {"shelf", "spool", "values"}
     | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},

@@ -17,7 +17,8 @@ from agent.broker import BrokerOptions, Publication, read_password, tls_context
 from agent.database import Database
 from agent.errors import DatabaseError, DatabaseUnwritableError
 from agent.publisher import Publisher
-from agent.spool import Spool, SpooledMessage
+from agent.shelf import SpooledMessage
+from agent.spool import Spool
 from tests.broker import DEADLINE_S, HOST, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
 
 STATUS = "urbansound/node-07/status"

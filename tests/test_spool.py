@@ -17,7 +17,8 @@ import pytest
 
 from agent.database import Database
 from agent.errors import DatabaseUnwritableError
-from agent.spool import BATCH_MESSAGES, RETRY_S, Kind, OpenEvent, Spool
+from agent.shelf import Kind, OpenEvent
+from agent.spool import BATCH_MESSAGES, RETRY_S, Spool
 from tests.broker import DEADLINE_S
 
 TOPIC = "urbansound/node-07/street/event"
@@ -559,11 +560,11 @@ def test_a_file_that_breaks_at_work_does_not_stop_the_work(path: Path, caplog: p
     with Spool(path, max_messages=1_000_000) as spool:
         for _ in range(2000):
             spool.append(TOPIC, lambda seq: b"message %d" % seq + b"x" * 500, kind="update")
-        spool._database.rows("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+        spool._shelf._database.rows("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
         content = bytearray(path.read_bytes())
         content[len(content) // 2 : len(content) // 2 + 40_000] = b"\xa5" * 40_000
         path.write_bytes(content)
-        spool._database.rows("PRAGMA shrink_memory")  # type: ignore[union-attr]
+        spool._shelf._database.rows("PRAGMA shrink_memory")  # type: ignore[union-attr]
 
         spool.oldest(10_000)
         messages = spool.oldest(10_000)

@@ -49,11 +49,11 @@ def test_figures_are_plain_values(tracks: list[Track]) -> None:
 @pytest.fixture
 def tuning(tracks: list[Track]) -> Tuning:
     counts = score("ours", tracks, RULES, EVENTS).counts
-    taken = Tried("one rule", 0.1, counts, counts, dict.fromkeys(LABELS, 0))
+    taken = Tried("one rule", 1.0, 0.1, counts, counts, dict.fromkeys(LABELS, 0))
     return Tuning(
         rules=RULES,
         budget=2.0,
-        tried=[Tried("the card's", None, counts, counts, {}), taken],
+        tried=[Tried("the card's", None, None, counts, counts, {}), taken],
         taken=taken,
         event_free_hours=0.25,
         curve={label: {0.5: counts[label], 0.9: counts[label]} for label in LABELS},
@@ -65,7 +65,7 @@ def test_a_tuning_tells_what_is_fitted_and_what_is_held_out(tuning: Tuning) -> N
     text = tuning_text(tuning)
 
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert rows[3][:4] == ["one rule", "0.1", "0.500", "0.500"]
+    assert rows[3][:5] == ["one rule", "1", "0.1", "0.500", "0.500"]
     assert rows[3][-1] == "taken"
     assert ["siren", "0.5", "0.3", "0.3", "0.5", "1", "0.50", "1.00", "4.0"] in rows
     assert ["siren", "0.50 / 1.00", "0.50 / 1.00"] in rows
@@ -76,7 +76,7 @@ def test_a_tuning_is_told_as_plain_values(tuning: Tuning) -> None:
     """Counts from which all scores follow."""
     figures = json.loads(json.dumps(tuning_figures(tuning)))
 
-    assert figures["taken"] == {"numbers": "one rule", "caution": 0.1}
+    assert figures["taken"] == {"numbers": "one rule", "within": 1.0, "caution": 0.1}
     assert figures["rules"]["siren"]["on"] == 0.5
     assert figures["tried"][1]["held_out"]["siren"]["false_alarms"] == 1
     assert figures["curve"]["siren"][1]["on"] == 0.9

@@ -16,8 +16,8 @@ from model_export.tune import Choice, gather, grid, one_rule, rule_for_each_labe
 from tests.model_export.heard import EVENTS, LABELS, RULE, heard
 
 RULES = dict.fromkeys(LABELS, RULE)
-CANDIDATES = [replace(RULE, on=on, off=0.6 * on) for on in (0.3, 0.5, 0.9)]
-AT_3, AT_5, AT_9 = range(3)
+CANDIDATES = [replace(RULE, on=on, off=0.6 * on) for on in (0.3, 0.5, 0.9, 1.0)]
+AT_3, AT_5, AT_9, NEVER = range(4)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,13 @@ def test_a_rule_of_ones_own_keeps_the_budget() -> None:
 
     assert choices(tracks, budget=2.0)[1] == {"siren": AT_3, "dog_bark": AT_5}
     assert choices(tracks, budget=1_000.0)[1] == {"siren": AT_3, "dog_bark": AT_3}
+
+
+def test_a_label_that_does_not_pay_is_not_told() -> None:
+    """A dog that is told wrongly as surely as rightly makes all worse, in every group: it is not told at any price."""
+    tracks = scenes(lambda group: {"siren": (0.95, 0.1), "dog_bark": (0.95 if group % 4 == 0 else 0.2, 0.95)})
+
+    assert choices(tracks, budget=1_000.0)[1] == {"siren": AT_3, "dog_bark": NEVER}
 
 
 def test_caution_charges_a_label_with_what_the_others_do() -> None:
