@@ -13,6 +13,7 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Self
@@ -31,11 +32,12 @@ from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules,
 from agent.publisher import Publisher
 from agent.shelf import SpooledMessage
 from agent.spool import Spool
-from agent.values import EventRule, SoundEvent
+from agent.values import EventRule, Gap, SoundEvent
 
 log = logging.getLogger(__name__)
 
 REPLAY_SPOOL_NAME = "replay-spool.sqlite"  # beside that of the sensor, which may be running
+COVERAGE_FILE_NAME = "coverage.sqlite"  # beside that, too
 STDIN = 0
 NEVER = 1.0  # an `on` that says that a class is not told
 DRAIN_S = 5.0  # at shutdown, for messages that wait for the broker
@@ -300,6 +302,11 @@ def broker_options(mqtt: MqttConfig, environment: Mapping[str, str]) -> broker.B
     )
 
 
+def coverage_file(config: Config) -> Path:
+    """Where the sensor keeps its hours."""
+    return config.spool.path.parent / COVERAGE_FILE_NAME
+
+
 class Outbox:
     """Spool and publisher of one node, joined: what is told here reaches the broker, sooner or later.
 
@@ -337,6 +344,7 @@ class Outbox:
         self._topics = messages.Topics(config.mqtt.prefix, config.node.id)
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
+        self._liveness: messages.LivenessPart | None = None
         self._environment = environment
         self._options = broker_options(config.mqtt, environment)  # what is wrong with the files is said now
         self.clock = clock or WallClock()
@@ -418,6 +426,45 @@ class Outbox:
         self.publisher.announce_again()
         return tell
 
+    def tell_gap(self, gap: Gap, reckoning: Reckoning) -> None:
+        """Put a gap into the spool, dated by this reckoning; call it on the pipeline thread."""
+        config, _ = self._site
+        topic, payload = messages.told_gap(gap, topics=self._topics, source=config.node.source, reckoning=reckoning)
+        self.spool.append(topic, payload, kind="gap")
+
+    def say_liveness(self, liveness: messages.LivenessPart) -> None:
+        """Whether the sensor hears has changed: say it in `info`."""
+        self._liveness = liveness
+        self.publisher.announce_again()
+
+    def say_health(self, facts: Mapping[str, object]) -> None:
+        """Say how the sensor is doing, to whoever hears it now.
+
+        Args:
+            facts: the fields of `HealthMessage` that the sensor knows; the outbox adds what it knows.
+        """
+        config, _ = self._site
+        delivery = self.publisher.delivery()
+        message = messages.HealthMessage.model_validate(
+            {
+                "schema": "urbansound.health/1",
+                "node": config.node.id,
+                "source": config.node.source,
+                "time": self.clock.now(),
+                "liveness": self._liveness,
+                "delivered": delivery.delivered,
+                "queued": delivery.queued,
+                "refused": delivery.refused,
+                "unsaved": delivery.unsaved,
+                "dropped": delivery.dropped,
+                "dropped_by_kind": delivery.discarded,
+                "last_error": delivery.last_error,
+                "time_synced": self.clock.reckon().synced,
+                **facts,
+            }
+        )
+        self.publisher.say(broker.Publication(self._topics.health, message.to_json()))
+
     def change(self, config: Config, judge: Judge, options: broker.BrokerOptions) -> None:
         """Say what the node is now; and deliver to another broker, or as somebody else, if the options say so."""
         self._site = (config, judge)
@@ -495,6 +542,7 @@ class Outbox:
             ),
             config_sha256=hashlib.sha256(public.encode()).hexdigest(),
             sources=(messages.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
+            liveness=self._liveness,
         )
         return (
             broker.Publication(self._topics.status, messages.ONLINE, retain=True),

@@ -316,6 +316,7 @@ class Connection:
         Raises:
             BrokerError: it refuses, does not answer, or is lost.
         """
+        self._subscription = None
         self._client.subscribe(topic_filter, qos=_QOS)
         until = time.monotonic() + CONNECT_TIMEOUT_S
         while self._subscription is None:
@@ -470,13 +471,13 @@ def _has_pending(connection: Any) -> bool:  # noqa: ANN401  a socket, TLS or not
 
 
 def watch(
-    options: BrokerOptions, topic_filter: str, *, on_subscribed: Callable[[], None] = lambda: None
+    options: BrokerOptions, *topic_filters: str, on_subscribed: Callable[[], None] = lambda: None
 ) -> Iterator[Received]:
     """Messages as they come, for ever. Messages that are published while the connection is lost are missed.
 
     Args:
         options: the broker, and who we are.
-        topic_filter: with MQTT's `+` and `#`.
+        topic_filters: with MQTT's `+` and `#`; they should not overlap.
         on_subscribed: called when the broker has agreed: what is published from now on comes.
 
     Raises:
@@ -488,7 +489,8 @@ def watch(
         try:
             connection = Connection(options, client_id="")
             try:
-                connection.subscribe(topic_filter)
+                for topic_filter in topic_filters:
+                    connection.subscribe(topic_filter)
                 delays = retry_delays()
                 on_subscribed()
                 while True:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from agent.values import FloatArray
 
 log = logging.getLogger(__name__)
 
+GapCause = Literal["device", "dropped"]
 State = Literal["new", "waiting", "open", "running", "stopped", "hung", "failed"]
 T = TypeVar("T")
 
@@ -191,6 +193,7 @@ class Microphone:
         self._attempts = 0
         self._n_captured = self._n_lost = self._n_invalid = self._n_overflows = self._n_reopened = 0
         self._anchor: tuple[int, float] | None = None
+        self._gaps: deque[tuple[int, GapCause]] = deque(maxlen=1000)  # first sample after each
 
     def open(self) -> int | None:
         """Open the device; while it is not there, wait for it.
@@ -209,6 +212,21 @@ class Microphone:
             return None
         self._settings = replace(self._settings, sample_rate_hz=self._stream.sample_rate_hz)
         return self._stream.sample_rate_hz
+
+    def cause_of_gap(self, first_sample: int) -> GapCause:
+        """Why samples were lost just before this one: the `device` was away, or they were `dropped`.
+
+        For the pipeline thread, which asks for one gap after the other.
+        """
+        cause: GapCause = "dropped"
+        while self._gaps and self._gaps[0][0] <= first_sample:
+            _, cause = self._gaps.popleft()
+        return cause
+
+    def abandon(self) -> None:
+        """A read does not come back, or not with what was promised: PortAudio is touched no more, `hung` is true."""
+        self._stopping.set()
+        self._hang()
 
     def start(self, ring: Ring) -> None:
         """Let the sound flow into the ring, on the thread `capture`, until `stop`; in the end the ring is closed."""
@@ -293,6 +311,8 @@ class Microphone:
                 samples, overflowed = stream.read(n_samples)
                 came_s = self._monotonic()
                 lost = clock.arrived(len(samples), asked_s=asked_s, came_s=came_s, gap=gap or overflowed)
+                if lost:
+                    self._gaps.append((clock.anchor[0] - len(samples), "device" if gap else "dropped"))
                 gap = False
                 ring.write(self._mono(samples), lost)
                 self._n_captured += len(samples)

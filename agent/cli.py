@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from agent import __version__
 from agent.clock import recording_timeline, utc_now
@@ -29,7 +29,7 @@ from agent.progress import Progress
 if TYPE_CHECKING:
     from agent.app import Judge, Stop
     from agent.config import Config
-    from agent.messages import EventMessage
+    from agent.messages import EventMessage, GapMessage, HealthMessage
     from agent.wavfile import Recording, Source
     from agent.workers import Workers
 
@@ -141,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--realtime", dest="speed", action="store_const", const=1.0, help="as slowly as it happened")
     pace.add_argument("--speed", type=_speed, metavar="X", help="X times real time (default: as fast as it goes)")
     command.add_argument("--publish", action="store_true", help="publish the events over MQTT as well")
+    command.add_argument(
+        "--coverage", type=Path, metavar="FILE", help="write there how much of each recording was heard, as JSON lines"
+    )
     classify = add(
         "classify",
         _classify,
@@ -177,9 +180,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON, for programs")
     command = add(
+        "coverage",
+        _coverage,
+        "print how much of each hour the sensor of this machine has heard, also while it runs",
+        "  urbansound coverage --config /etc/urbansound/agent.toml\n  urbansound coverage --hours 2160 --json",
+        configured,
+    )
+    command.add_argument(
+        "--hours", type=_number(1, 2160), default=24, metavar="N", help="the last N hours (default: 24; at most 2160)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON lines, for programs")
+    command = add(
         "watch",
         _watch,
-        "subscribe to the broker and print events as they come",
+        "subscribe to the broker and print events, gaps and health as they come",
         "  urbansound watch\n  urbansound watch --host broker.example --json | jq .label",
         configured,
     )
@@ -389,19 +403,26 @@ def _workers(
     return stack.enter_context(Workers(judge, crew, files, options.channel, stop=stop))
 
 
+def _check_replay(options: argparse.Namespace, n_files: int) -> None:
+    for name, value in (("jobs", options.jobs), ("dask", options.dask)):
+        if options.speed is not None and value is not None:
+            raise UsageError(f"--{name} {value}: is for as fast as it goes, expected no --speed and no --realtime")
+        if options.coverage is not None and value is not None:
+            raise UsageError(f"--{name} {value}: expected no --coverage, for which each sample is looked at here")
+    if options.start is not None and n_files > 1:
+        raise UsageError(f"--start: says when one recording began, and there are {n_files}")
+
+
 def _replay(options: argparse.Namespace) -> int:
     from agent import messages
     from agent.app import Judge, Outbox, StopSignals
     from agent.replay import replay
+    from agent.timesheet import RecordingTimes
     from agent.values import SoundEvent
     from agent.wavfile import start_time_from_name
 
     files, problems = _recordings(options)
-    for name, value in (("jobs", options.jobs), ("dask", options.dask)):
-        if options.speed is not None and value is not None:
-            raise UsageError(f"--{name} {value}: is for as fast as it goes, expected no --speed and no --realtime")
-    if options.start is not None and len(files) > 1:
-        raise UsageError(f"--start: says when one recording began, and there are {len(files)}")
+    _check_replay(options, len(files))
     config = _configuration(options.config)
     judge = Judge(config)
     with ExitStack() as stack:
@@ -411,7 +432,9 @@ def _replay(options: argparse.Namespace) -> int:
         if options.publish:
             outbox = Outbox(config, judge, environment=os.environ, stop=signals.stop, replayed=True)
             stack.enter_context(outbox)
-        workers = None if options.speed is not None else _workers(stack, options, files, judge, signals.stop)
+        alone = options.speed is not None or options.coverage is not None
+        workers = None if alone else _workers(stack, options, files, judge, signals.stop)
+        coverage = None if options.coverage is None else stack.enter_context(_written(options.coverage))
         unwritten: list[OutputError] = []
 
         def treat(file: "Source", recording: "Recording") -> None:
@@ -436,6 +459,7 @@ def _replay(options: argparse.Namespace) -> int:
                     unwritten.append(error)
                     signals.stop.set()
 
+            times = None if coverage is None else RecordingTimes(recording.sample_rate_hz, start)
             with Progress(Path(recording.name).name, recording.n_samples, recording.sample_rate_hz) as progress:
                 replay(
                     recording,
@@ -445,7 +469,10 @@ def _replay(options: argparse.Namespace) -> int:
                     speed=options.speed,
                     analysed=progress.update,
                     workers=workers,
+                    times=times,
                 )
+            if coverage is not None and times is not None:
+                _add_line(coverage, times.row(str(file), missing=recording.n_missing))
 
         code = _each_recording(files, problems, options, signals.stop, treat)
         if unwritten:
@@ -506,6 +533,22 @@ def _writer(stack: ExitStack, form: str, columns: tuple[str, ...], line: Callabl
         _put(text.getvalue())
 
     return put_row
+
+
+def _written(file: Path) -> TextIO:
+    """A file of lines, begun anew."""
+    try:
+        return file.open("w", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written ({error.strerror})") from error
+
+
+def _add_line(file: TextIO, row: Mapping[str, Any]) -> None:
+    try:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+    except OSError as error:
+        raise OutputError(f"{file.name}: cannot be written ({error.strerror})") from error
 
 
 def _event_line(row: Mapping[str, Any]) -> str:
@@ -574,25 +617,50 @@ def _watch(options: argparse.Namespace) -> int:
     mqtt = config.mqtt.model_copy(update=changes)
     received = broker.watch(
         broker_options(mqtt, os.environ),
-        messages.event_topics(mqtt.prefix),
+        *messages.watched_topics(mqtt.prefix),
         on_subscribed=lambda: print(f"watching {mqtt.host}:{mqtt.effective_port}", file=sys.stderr, flush=True),
     )
     for message in itertools.islice(received, options.count):
         if options.json:
             _put(message.payload.decode("utf-8", "replace") + "\n")
         else:
-            _put(_message_line(message.topic, messages.read_event(message.payload)) + "\n")
+            _put(_message_line(message.topic, messages.read_message(message.payload)) + "\n")
     return 0
 
 
-def _message_line(topic: str, event: "EventMessage | None") -> str:
-    if event is None:
-        return f"{topic}: not an event that this version can read"
-    times = f"from {event.start:%H:%M:%S.%f}"[:-3]
-    if event.end is not None:
-        times += f" to {event.end:%H:%M:%S.%f}"[:-3]
-    where = f"{event.node}/{event.source}"
-    return f"{where}  {event.event_type:6}  {event.label:18} {times} UTC, {event.likelihood_peak:.2f}"
+def _message_line(topic: str, message: "EventMessage | GapMessage | HealthMessage | None") -> str:
+    from agent.messages import GapMessage, HealthMessage
+
+    if message is None:
+        return f"{topic}: not a message that this version can read"
+    where = f"{message.node}/{message.source}"
+    if isinstance(message, HealthMessage):
+        liveness = message.liveness
+        cause = f" ({liveness.cause})" if liveness.cause else ""
+        coverage = f"coverage of this hour {message.coverage_hour_percent:.1f} %"
+        if message.coverage_last_hour_percent is not None:
+            coverage += f", of the last {message.coverage_last_hour_percent:.1f} %"
+        waiting = f", {message.queued} messages wait" if message.queued else ""
+        return f"{where}  health  {liveness.state}{cause} since {liveness.since:%H:%M:%S} UTC, {coverage}{waiting}"
+    times = f"from {message.start:%H:%M:%S.%f}"[:-3]
+    if message.end is not None:
+        times += f" to {message.end:%H:%M:%S.%f}"[:-3]
+    if isinstance(message, GapMessage):
+        return f"{where}  gap     {message.cause:18} {times} UTC, {message.lost_s:.1f} s lost"
+    return f"{where}  {message.event_type:6}  {message.label:18} {times} UTC, {message.likelihood_peak:.2f}"
+
+
+def _coverage(options: argparse.Namespace) -> int:
+    from agent.app import coverage_file
+    from agent.clock import to_ns
+    from agent.hours import read_hours
+    from agent.timesheet import as_text, hour_rows
+
+    hours = read_hours(coverage_file(_configuration(options.config)))
+    rows = hour_rows(hours, now_ns=to_ns(utc_now()), newest=options.hours)
+    lines = (json.dumps(row) for row in rows) if options.json else as_text(rows)
+    _put("".join(f"{line}\n" for line in lines))
+    return 0
 
 
 if __name__ == "__main__":

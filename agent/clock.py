@@ -26,6 +26,7 @@ MAX_FOLLOWED_S = 60.0  # a clock known to be right is corrected by seconds; by m
 SLEW = 0.1  # seconds of correction a second: time goes a tenth faster or slower, and never back
 
 _ADJTIMEX_BYTES = 512  # struct timex has 208 on 64-bit Linux; the kernel fills only what it knows
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
 _STEPPED_S = 1.0  # more than clocks wander while nobody looks
 _GLANCES = 5  # at the wall clock
@@ -105,6 +106,10 @@ class WallClock:
             self._looked_s = now_s
             return Reckoning(self.boot, self._utc_zero_s, True if self._is_right else synced)
 
+    def now(self) -> datetime:
+        """The time of day, as reckoned."""
+        return datetime.fromtimestamp(self.reckon().utc_zero_s + self.monotonic(), UTC)
+
     def _look(self) -> float:
         """When this boot began, by the wall clock; of a few glances the quickest.
 
@@ -140,8 +145,8 @@ class Timeline:
 
     def look(self) -> Reckoning:
         """Look at the wall clock: how later calls of `utc_of` reckon. Once for each event, or more often."""
-        self._reckoning = self._clock.reckon()
-        return self._reckoning
+        self.reckoning = self._clock.reckon()
+        return self.reckoning
 
     def anchor(self, sample: int, monotonic_s: float) -> None:
         """Tie the stream anew: `sample` was heard at `monotonic_s`."""
@@ -150,13 +155,26 @@ class Timeline:
 
     def utc_of(self, sample: int) -> datetime:
         """When `sample` was heard, in UTC. Earlier samples and ones still to come are allowed."""
-        monotonic_s = self._sample_monotonic_s + (sample - self._sample) / self._sample_rate_hz
-        return datetime.fromtimestamp(monotonic_s + self._reckoning.utc_zero_s, UTC)
+        return datetime.fromtimestamp(self.monotonic_of(sample) + self.reckoning.utc_zero_s, UTC)
+
+    def monotonic_of(self, sample: int) -> float:
+        """When `sample` was heard, in seconds of the monotonic clock."""
+        return self._sample_monotonic_s + (sample - self._sample) / self._sample_rate_hz
 
 
 def utc_now() -> datetime:
     """The time of day, for what is not dated by its samples: when the agent started, what a replay takes for now."""
     return datetime.now(UTC)
+
+
+def to_ns(moment: datetime) -> int:
+    """An aware datetime as nanoseconds since 1970; it knows microseconds."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def from_ns(ns: int) -> datetime:
+    """Nanoseconds since 1970 as a datetime in UTC, to the microsecond."""
+    return _EPOCH + timedelta(microseconds=ns // 1000)
 
 
 def boot_id(file: Path = BOOT_ID) -> str:

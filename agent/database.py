@@ -2,7 +2,8 @@
 
 In: a path and what stands in the file. Out: rows and transactions. The file is held exclusively: SQLite's own lock
 keeps a second agent away, and goes with the process, however that dies. The log is written ahead (WAL): a transaction
-that returned survives a kill of the agent; a `durable` one survives a power cut too, and with it all before it.
+that returned survives a kill of the agent; a `durable` one survives a power cut too, and with it all before it. A
+`shared` file may be read meanwhile, by `read_rows`; it has a rollback journal, and a reader leaves nothing beside it.
 
 A file that is damaged, or of another version, is never fatal: it is set aside under another name, a fresh one is begun,
 and what can still be read is taken over. Not safe for threads: its owner holds a lock.
@@ -22,6 +23,7 @@ from agent.errors import DatabaseCorruptError, DatabaseError, DatabaseUnwritable
 
 log = logging.getLogger(__name__)
 
+READER_S = 2.0  # a reader of a shared file is gone within milliseconds
 KEPT_ASIDE = 3  # files; of more, the oldest go: a card that breaks each day must not fill itself with its ruins
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -40,12 +42,14 @@ class Layout:
         application_id: tells the file from other programs'.
         version: of the tables.
         schema: the statements that make them, and their first rows. Tables have rowids.
+        shared: whether others may read the file while it is open.
     """
 
     name: str
     application_id: int
     version: int
     schema: str
+    shared: bool = False
 
 
 class Database:
@@ -146,7 +150,8 @@ class Database:
 
     def _open(self) -> None:
         with self._named_errors():
-            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=0.0)
+            patience_s = READER_S if self._layout.shared else 0.0
+            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=patience_s)
         self._db.text_factory = _text
         try:
             with self._named_errors():
@@ -157,7 +162,8 @@ class Database:
 
     def _make_ready(self) -> None:
         layout = self._layout
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        if not layout.shared:
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         (application,) = self._db.execute("PRAGMA application_id").fetchone()
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
@@ -172,7 +178,7 @@ class Database:
                 raise DatabaseCorruptError(f"{self._name}: is damaged (its application id is {application})")
             if version != layout.version:
                 raise DatabaseCorruptError(f"{self._name}: has version {version}, this agent reads {layout.version}")
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute(f"PRAGMA journal_mode = {'DELETE' if layout.shared else 'WAL'}")
         if is_new:
             with self.transaction():
                 self._db.execute(f"PRAGMA application_id = {layout.application_id}")
@@ -251,6 +257,26 @@ class Database:
 
     def _unusable(self, reason: str, kind: type[DatabaseError]) -> DatabaseError:
         return kind(f"{self._name}: cannot be used ({reason}), expected a file in a folder where the agent can write")
+
+
+def read_rows(path: Path, layout: Layout, sql: str) -> list[tuple[Any, ...]]:
+    """What a query finds in a shared file, which the agent may be writing. Nothing is changed, not even beside it.
+
+    Raises:
+        DatabaseError: there is no such file, it is something else, of another version, or cannot be read.
+    """
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=READER_S)
+        try:
+            (application,) = database.execute("PRAGMA application_id").fetchone()
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if (application, version) != (layout.application_id, layout.version):
+                raise DatabaseError(f"{layout.name} {path}: expected a file of version {layout.version} of this agent")
+            return database.execute(sql).fetchall()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise DatabaseError(f"{layout.name} {path}: cannot be read ({error})") from error
 
 
 def _text(raw: bytes) -> str:

@@ -2,16 +2,19 @@
 
 In: counts from the pipeline thread, facts from the other threads. Out: one `Snapshot`, and datagrams to
 `$NOTIFY_SOCKET`, sent by the main thread. systemd hears of us only what is proven by analysed sound: READY after the
-first, WATCHDOG only while there is more.
+first, WATCHDOG only while there is more, at about the pace of real time.
 """
 
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 LATE_S = 1.0  # less is not worth telling
+PACE_S = 4.0  # lately; less where the watchdog is in more of a hurry
+PACE = 0.75  # of real time: not at half the rate, but where a second or two were lost
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ class Snapshot:
         delivered: messages that it acknowledged.
         queued: messages that wait for it.
         dropped: messages dropped because the spool was full.
+        liveness: whether the sensor hears, in words.
+        coverage_percent: of this hour so far.
         last_error: why there is no broker or why it refused; None while all is well.
     """
 
@@ -44,11 +49,14 @@ class Snapshot:
     delivered: int
     queued: int
     dropped: int
+    liveness: str
+    coverage_percent: float
     last_error: str | None
 
     def status_line(self, sample_rate_hz: int) -> str:
         """One line for `systemctl status`."""
-        parts = [f"{self.analysed_samples / sample_rate_hz:.0f} s analysed", f"{self.events} events"]
+        parts = [self.liveness, f"{self.analysed_samples / sample_rate_hz:.0f} s analysed", f"{self.events} events"]
+        parts.append(f"coverage {self.coverage_percent:.1f} %")
         if self.gaps:
             parts.append(f"{self.lost_samples / sample_rate_hz:.1f} s lost in {self.gaps} gaps")
         if self.wide_hop_s is not None:
@@ -66,20 +74,30 @@ class Snapshot:
 
 
 class Health:
-    """The pipeline's counters. The pipeline thread counts, any thread may look."""
+    """The pipeline's counters. The pipeline thread counts, any thread may look.
+
+    Attributes:
+        late_s: how much sound waits to be analysed.
+        wide_hop_s: the window hop, where it is wider than configured; else None.
+    """
 
     def __init__(self) -> None:
         self._analysed_samples = 0
         self._lost_samples = 0
         self._gaps = 0
         self._events = 0
-        self._late_s = 0.0
-        self._wide_hop_s: float | None = None
+        self.late_s = 0.0
+        self.wide_hop_s: float | None = None
 
     @property
     def analysed_samples(self) -> int:
         """Samples that the network has judged."""
         return self._analysed_samples
+
+    @property
+    def events(self) -> int:
+        """Sound events begun."""
+        return self._events
 
     def count_analysed(self, samples: int) -> None:
         """So many more samples have gone through the whole pipeline."""
@@ -92,14 +110,22 @@ class Health:
 
     def note_pace(self, late_s: float, wide_hop_s: float | None) -> None:
         """How much sound waits, and the window hop where it is wider than configured."""
-        self._late_s, self._wide_hop_s = late_s, wide_hop_s
+        self.late_s, self.wide_hop_s = late_s, wide_hop_s
 
     def count_event(self) -> None:
         """An event has begun."""
         self._events += 1
 
     def snapshot(
-        self, *, connected: bool, delivered: int, queued: int, dropped: int, last_error: str | None
+        self,
+        *,
+        connected: bool,
+        delivered: int,
+        queued: int,
+        dropped: int,
+        last_error: str | None,
+        liveness: str,
+        coverage_percent: float,
     ) -> Snapshot:
         """All of it, with what the publisher says."""
         return Snapshot(
@@ -107,12 +133,14 @@ class Health:
             lost_samples=self._lost_samples,
             gaps=self._gaps,
             events=self._events,
-            late_s=self._late_s,
-            wide_hop_s=self._wide_hop_s,
+            late_s=self.late_s,
+            wide_hop_s=self.wide_hop_s,
             connected=connected,
             delivered=delivered,
             queued=queued,
             dropped=dropped,
+            liveness=liveness,
+            coverage_percent=coverage_percent,
             last_error=last_error,
         )
 
@@ -152,34 +180,43 @@ class Heartbeat:
         self._environment = environment
         self._interval_s = _watchdog_interval_s(environment)
         self._ready = False
-        self._pinged_samples = 0
+        self._pace_s = min(PACE_S, self._interval_s or PACE_S)
         self._pinged_at = float("-inf")
+        self._past: deque[tuple[float, float]] = deque()
         self._status = ""
 
-    def push(self, analysed_samples: int, now: float, status: str = "") -> None:
+    def push(self, analysed_s: float, now: float, status: str = "") -> None:
         """Call it once a second or so.
 
-        READY is told with the first analysed samples; WATCHDOG every half of the watchdog's time, but only if more
-        samples were analysed since the last; the status whenever it changed.
+        READY is told with the first analysed sound, and the watchdog's first WATCHDOG; the next ones every half of the
+        watchdog's time, but only if of late sound was analysed at about the pace of real time; the status whenever it
+        changed.
 
         Args:
-            analysed_samples: so far.
+            analysed_s: how much sound was analysed so far.
             now: monotonic seconds.
             status: one line for `systemctl status`.
         """
         states = []
-        if not self._ready and analysed_samples > 0:
-            self._ready = True
+        self._past.append((now, analysed_s))
+        while len(self._past) > 1 and self._past[1][0] <= now - self._pace_s:
+            self._past.popleft()
+        moves = self._moves()
+        if not self._ready and analysed_s > 0:
+            self._ready = moves = True
             states.append("READY=1")
-        due = self._interval_s is not None and now - self._pinged_at >= self._interval_s
-        if due and analysed_samples > self._pinged_samples:
-            self._pinged_samples, self._pinged_at = analysed_samples, now
+        if self._interval_s is not None and moves and now - self._pinged_at >= self._interval_s:
+            self._pinged_at = now
             states.append("WATCHDOG=1")
         if status != self._status:
             self._status = status
             states.append(f"STATUS={status}")
         if states:
             notify("\n".join(states), self._environment)
+
+    def _moves(self) -> bool:
+        (then, before_s), (now, analysed_s) = self._past[0], self._past[-1]
+        return now - then >= self._pace_s and analysed_s - before_s >= PACE * (now - then)
 
     def reloading(self, now_us: int) -> None:
         """Tell that a new configuration is being read; `reloaded` must follow.

@@ -9,12 +9,15 @@ with the right time, where the clock was not yet set when it was told.
 
     <prefix>/<node>/status            retained, last will   `online` or `offline`
     <prefix>/<node>/info              retained              urbansound.info/1
+    <prefix>/<node>/health            QoS 1, not retained   urbansound.health/1
     <prefix>/<node>/<source>/event    QoS 1, not retained   urbansound.event/1
+    <prefix>/<node>/<source>/gap      QoS 1, not retained   urbansound.gap/1
 """
 
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -24,8 +27,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerialize
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from agent.clock import Reckoning, rfc3339, to_milliseconds
-from agent.values import EndReason, EventState, SoundEvent
+from agent.clock import Reckoning, from_ns, rfc3339, to_milliseconds
+from agent.values import EndReason, EventState, Gap, GapCause, SoundEvent
 
 ONLINE = b"online"
 OFFLINE = b"offline"
@@ -64,14 +67,29 @@ class Topics:
         """What the node is."""
         return f"{self.prefix}/{self.node}/info"
 
+    @property
+    def health(self) -> str:
+        """How the node is doing."""
+        return f"{self.prefix}/{self.node}/health"
+
     def event(self, source: str) -> str:
         """The sound events of one microphone."""
         return f"{self.prefix}/{self.node}/{source}/event"
+
+    def gap(self, source: str) -> str:
+        """When one microphone was not heard."""
+        return f"{self.prefix}/{self.node}/{source}/gap"
 
 
 def event_topics(prefix: str) -> str:
     """The MQTT filter for the events of all nodes and sources."""
     return Topics(prefix, "+").event("+")
+
+
+def watched_topics(prefix: str) -> tuple[str, ...]:
+    """The MQTT filters for what happens: events, gaps and health of all nodes."""
+    everyone = Topics(prefix, "+")
+    return everyone.event("+"), everyone.gap("+"), everyone.health
 
 
 class WirePart(BaseModel):
@@ -149,10 +167,12 @@ class Stamp(WirePart):
     Attributes:
         boot: of the machine.
         utc_zero_s: when it began, as was believed then; seconds since 1970.
+        end_only: whether only `end` was reckoned so.
     """
 
     boot: str
     utc_zero_s: float
+    end_only: bool | None = None
 
 
 class EventDraft(EventMessage):
@@ -173,6 +193,119 @@ class SourceInfo(WirePart):
     sample_rate_hz: int | None = None
 
 
+class LivenessPart(WirePart):
+    """Whether the node hears.
+
+    Attributes:
+        state: `hearing`, `silent`, `clipped`, `stalled`, `lost` or `recovering`.
+        cause: why; left out while it is `hearing`.
+        since: since when.
+    """
+
+    state: str
+    cause: str | None = None
+    since: Moment
+
+
+class GapMessage(WirePart):
+    """A time of which not everything was heard.
+
+    Attributes:
+        seq: counted with those of the events.
+        start: when it began.
+        end: when it was over.
+        duration_s: seconds between them.
+        lost_s: how much of it was lost.
+        cause: why.
+        queued_s: as of an event.
+    """
+
+    schema_name: Annotated[Literal["urbansound.gap/1"], Field(alias="schema")]
+    seq: Annotated[int, Field(ge=1)]
+    node: str
+    source: str
+    start: Moment
+    end: Moment
+    duration_s: Annotated[float, Field(ge=0.0)]
+    lost_s: Annotated[float, Field(ge=0.0)]
+    cause: GapCause
+    quality: Quality
+    queued_s: Annotated[float, Field(ge=0.0)] | None = None
+
+
+class GapDraft(GapMessage):
+    """A gap message in the spool; `stamp` is not sent."""
+
+    stamp: Stamp | None = None
+
+
+class HealthMessage(WirePart):
+    """How a node is doing; told once a minute, and when its liveness changes. Counts are since the start of the agent.
+
+    Attributes:
+        time: of the message.
+        liveness: whether the node hears.
+        changes: how often each state of liveness was entered.
+        elapsed_s: how long the agent has been running: the sum of analysed, lost, drift and pending.
+        captured_s: sound that came from the microphone.
+        analysed_s: sound that the network has judged, the silent and the clipped included.
+        silent_s: of it, where the samples did not move.
+        clipped_s: of it, where they were at full scale.
+        lost_s: not judged: the microphone was away, or sound was dropped on the way.
+        drift_s: how far the sound card's clock has fallen behind that of the node.
+        pending_s: not yet judged, or not yet known whether it comes.
+        coverage_hour_percent: of this hour of UTC so far, how much was heard: neither lost, silent nor clipped.
+        coverage_last_hour_percent: of the hour before; left out where nothing is known of it.
+        gaps: how many.
+        events: how many were begun.
+        late_s: how much sound waits to be judged.
+        wide_hop_s: the window hop, where it is wider than configured so that the analysis keeps up.
+        reopened: how often a lost microphone was found again.
+        overflows: how often PortAudio said that it lost sound.
+        invalid_samples: that were no numbers, and were taken for silence.
+        delivered: messages that the broker has acknowledged.
+        queued: messages that wait for it.
+        refused: refusals by the broker; a message that is refused twice counts twice.
+        unsaved: of the queued, in memory alone, since the disk takes nothing.
+        dropped: messages discarded since the spool was made: no room, too old, or damaged.
+        dropped_by_kind: the same by kind.
+        last_error: what the broker refuses, or why the disk takes nothing.
+        time_synced: whether the node's clock was set by a time server; left out where nobody could say.
+    """
+
+    schema_name: Annotated[Literal["urbansound.health/1"], Field(alias="schema")]
+    node: str
+    source: str
+    time: Moment
+    liveness: LivenessPart
+    changes: dict[str, int]
+    elapsed_s: float
+    captured_s: float
+    analysed_s: float
+    silent_s: float
+    clipped_s: float
+    lost_s: float
+    drift_s: float
+    pending_s: float
+    coverage_hour_percent: float
+    coverage_last_hour_percent: float | None = None
+    gaps: int
+    events: int
+    late_s: float
+    wide_hop_s: float | None = None
+    reopened: int
+    overflows: int
+    invalid_samples: int
+    delivered: int
+    queued: int
+    refused: int
+    unsaved: int
+    dropped: int
+    dropped_by_kind: dict[str, int]
+    last_error: str | None = None
+    time_synced: bool | None = None
+
+
 class AcceleratorInfo(WirePart):
     """Where the embedding network runs.
 
@@ -188,7 +321,7 @@ class AcceleratorInfo(WirePart):
 
 
 class InfoMessage(WirePart):
-    """What a node is; retained.
+    """What a node is, and whether it hears; retained.
 
     Attributes:
         started: when the agent started, by its wall clock at that time.
@@ -198,6 +331,7 @@ class InfoMessage(WirePart):
         accelerator: where the embedding network runs; told anew when that changes.
         config_sha256: of the effective configuration without secrets; the same on nodes that are set up the same.
         sources: the microphones.
+        liveness: whether the node hears.
     """
 
     schema_name: Annotated[Literal["urbansound.info/1"], Field(alias="schema")] = "urbansound.info/1"
@@ -209,6 +343,7 @@ class InfoMessage(WirePart):
     accelerator: AcceleratorInfo
     config_sha256: str
     sources: tuple[SourceInfo, ...]
+    liveness: LivenessPart | None = None
 
 
 class EventIds:
@@ -360,6 +495,26 @@ def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
     return lambda seq: end.model_copy(update={"seq": seq}).to_json()
 
 
+def told_gap(gap: Gap, *, topics: Topics, source: str, reckoning: Reckoning) -> tuple[str, Callable[[int], bytes]]:
+    """Word a gap, dated by this reckoning: its topic, and from `seq` to the draft."""
+    start, end = (to_milliseconds(from_ns(ns)) for ns in (gap.start_ns, gap.end_ns))
+    stamp = stamp_of(reckoning)
+    message = GapDraft(
+        schema_name="urbansound.gap/1",
+        seq=1,
+        node=topics.node,
+        source=source,
+        start=start,
+        end=end,
+        duration_s=max(0.0, round((end - start).total_seconds(), _SECOND_DIGITS)),
+        lost_s=round(gap.lost_ns / 1e9, _SECOND_DIGITS),
+        cause=gap.cause,
+        quality=Quality(time_synced=reckoning.synced),
+        stamp=stamp and stamp.model_copy(update={"end_only": gap.start_is_right or None}),
+    )
+    return topics.gap(source), lambda seq: message.model_copy(update={"seq": seq}).to_json()
+
+
 def stamp_of(reckoning: Reckoning | None) -> Stamp | None:
     """What a draft needs so that `finished` can put its times right; None where they are right, or not reckoned."""
     if reckoning is None or reckoning.synced:
@@ -383,9 +538,11 @@ def finished(draft: bytes, *, queued_s: float | None, boots: Mapping[str, float]
         stamp = message.pop("stamp", None)
         if stamp is not None and stamp["boot"] in boots:
             shift = timedelta(milliseconds=round((boots[stamp["boot"]] - stamp["utc_zero_s"]) * 1000))
-            for name in ("start", "end"):
+            for name in ("end",) if stamp.get("end_only") else ("start", "end"):
                 if name in message:
                     message[name] = rfc3339(datetime.fromisoformat(message[name]) + shift)
+            if stamp.get("end_only"):
+                _measure_anew(message)
             message["quality"]["time_synced"] = True
         if queued_s is not None:
             message["queued_s"] = round(queued_s, _QUEUED_DIGITS)
@@ -394,12 +551,30 @@ def finished(draft: bytes, *, queued_s: float | None, boots: Mapping[str, float]
         return None
 
 
+def _measure_anew(message: dict[str, Any]) -> None:
+    """How long a gap was, when its end has moved and its start has not."""
+    lasted = datetime.fromisoformat(message["end"]) - datetime.fromisoformat(message["start"])
+    duration_s = max(0.0, round(lasted.total_seconds(), _SECOND_DIGITS))
+    message["lost_s"] = round(message["lost_s"] + duration_s - message["duration_s"], _SECOND_DIGITS)
+    message["duration_s"] = duration_s
+
+
 def read_event(payload: bytes) -> EventMessage | None:
     """The event in a message, or None where it is not one of ours."""
     try:
         return EventMessage.model_validate_json(payload)
     except ValidationError:
         return None
+
+
+def read_message(payload: bytes) -> EventMessage | GapMessage | HealthMessage | None:
+    """What a message says, or None where it is not one of these."""
+    kinds: tuple[type[EventMessage] | type[GapMessage] | type[HealthMessage], ...]
+    kinds = (EventMessage, GapMessage, HealthMessage)
+    for kind in kinds:
+        with suppress(ValidationError):
+            return kind.model_validate_json(payload)
+    return None
 
 
 def event_json_schema() -> dict[str, Any]:

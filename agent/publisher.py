@@ -13,6 +13,7 @@ What the broker refuses (an ACL) stays in the spool: its topic waits and is trie
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -118,6 +119,7 @@ class Publisher:
         self._stop_asked = threading.Event()
         self._stop_at = _NEVER
         self._news = threading.Event()
+        self._remarks: deque[Publication] = deque(maxlen=1)
         self._wanted = options  # other than `_options` while there is a move to make
         self._move_by = _NEVER
         self._hurry = threading.Event()  # ends a wait for the broker
@@ -138,6 +140,11 @@ class Publisher:
     def announce_again(self) -> None:
         """Say the announcement anew: something in it has changed."""
         self._news.set()
+        self._waker.wake()
+
+    def say(self, publication: Publication) -> None:
+        """Say something that is not worth keeping: at once, or on the next connection if nothing newer has come."""
+        self._remarks.append(publication)
         self._waker.wake()
 
     def connect_anew(self, options: Callable[[], BrokerOptions]) -> None:
@@ -238,6 +245,8 @@ class Publisher:
                 if self._news.is_set():
                     self._news.clear()
                     deliveries.announce(self._announce())
+                while self._remarks:
+                    deliveries.announce([self._remarks.popleft()])
                 self._spool.save()
                 is_last = self._is_to_move
                 if not is_last:

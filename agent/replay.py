@@ -13,6 +13,7 @@ import numpy as np
 
 from agent import pipeline
 from agent.app import Judge, Stop
+from agent.timesheet import RecordingTimes
 from agent.values import AudioBlock, EndReason, FloatArray, SoundEvent
 from agent.wavfile import Recording
 
@@ -52,6 +53,7 @@ def replay(
     speed: float | None = None,
     analysed: Callable[[int], None] = lambda _samples: None,
     workers: "Workers | None" = None,
+    times: RecordingTimes | None = None,
 ) -> None:
     """Run one recording through the whole pipeline.
 
@@ -64,6 +66,7 @@ def replay(
         speed: times real time; as fast as it goes if None.
         analysed: told after each block up to which sample all is analysed.
         workers: who judges the recording as fast as it goes, if they take it; the events do not depend on it.
+        times: what accounts for each sample; not with workers.
     """
     stages = judge.stages(recording.sample_rate_hz)
 
@@ -81,6 +84,8 @@ def replay(
     else:
         short = recording.blocks(block_samples or max(1, recording.sample_rate_hz // PACED_BLOCKS_PER_S))
         blocks = paced(short, recording.sample_rate_hz, speed, stop.wait)
+    if times is not None:
+        blocks = times.watch(blocks)
     pipeline.run(
         itertools.takewhile(lambda _block: not stop.is_set(), blocks),
         stages.front_end,

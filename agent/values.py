@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 EventState = Literal["start", "update", "end"]
+GapCause = Literal["not_running", "device", "stalled", "dropped", "overrun", "trickle"]
 EndReason = Literal["quiet", "max_duration", "gap", "rule_changed", "end_of_stream", "shutdown"]
 
 
@@ -133,3 +134,24 @@ class EventRule:
     min_duration_s: float
     merge_gap_s: float
     max_duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time of which not everything was heard.
+
+    Attributes:
+        start_ns: when it began, in nanoseconds since 1970.
+        end_ns: when it was over.
+        lost_ns: how much of it was lost; all of it, unless the cause is `trickle`.
+        cause: `not_running`, the agent did not run; `device`, the microphone was away; `stalled`, it gave nothing, or
+            the analysis did not move; `dropped`, on the way from the microphone; `overrun`, the analysis was too slow;
+            `trickle`, dropped a little at a time.
+        start_is_right: whether `start_ns` is right though the clock may not be set now: another run knew it.
+    """
+
+    start_ns: int
+    end_ns: int
+    lost_ns: int
+    cause: GapCause
+    start_is_right: bool = False

@@ -82,6 +82,11 @@ class Recording:
         return None if self.n_samples is None else self.n_samples / self.sample_rate_hz
 
     @property
+    def n_missing(self) -> int:
+        """Samples that its header promises and that could not be read, once it has been read to its end."""
+        return 0 if self.problem is None or self.n_samples is None else max(0, self.n_samples - self._n_read)
+
+    @property
     def long_block(self) -> int:
         """How long a block may be that costs little; a stream may be live, and its blocks are of one second."""
         values_per_s = self.sample_rate_hz * self.n_channels

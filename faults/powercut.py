@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.spool import Kind, Spool
+from agent.shelf import Kind
+from agent.spool import Spool
 from faults.children import CampaignError, program
 from faults.street import NODE
 

@@ -105,11 +105,18 @@ class SoundServer:
     def load_fifo(self) -> Path:
         """Let what is written into the returned FIFO (s16le, one channel, 48 kHz) be heard by the device `fifomic`."""
         fifo = self._folder / "fifo"
+        fifo.unlink(missing_ok=True)  # of a server that was killed
         arguments = ["source_name=fifomic", f"file={fifo}", "format=s16le", f"rate={SAMPLE_RATE_HZ}", "channels=1"]
         loaded = self._control("load-module", "module-pipe-source", *arguments)
         if loaded.returncode != 0:
             raise RuntimeError(f"module-pipe-source: {loaded.stderr.decode()}")
         return fifo
+
+    def unload_fifo(self) -> None:
+        """Take the device `fifomic` away."""
+        unloaded = self._control("unload-module", "module-pipe-source")
+        if unloaded.returncode != 0:
+            raise RuntimeError(f"module-pipe-source: {unloaded.stderr.decode()}")
 
     def _control(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = ["pactl", *arguments]

@@ -5,7 +5,6 @@ The clips are such that the model has no doubt about them, wherever its windows 
 event of its own.
 """
 
-import itertools
 import os
 import threading
 import time
@@ -111,12 +110,16 @@ class Loudspeaker:
 
     Args:
         fifo: of a sound server; what it does not read at once is dropped.
+
+    Attributes:
+        pace: of real time, at which sound comes; a test may change it.
     """
 
     def __init__(self, fifo: Path) -> None:
         self._pipe = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
         self._sounds: SimpleQueue[tuple[Pcm, Future[float]]] = SimpleQueue()
         self._done = threading.Event()
+        self.pace = 1.0
         self._thread = threading.Thread(target=self._write, name="loudspeaker")
         self._thread.start()
 
@@ -133,16 +136,17 @@ class Loudspeaker:
         os.close(self._pipe)
 
     def _write(self) -> None:
-        began_s = time.monotonic()
+        due_s = time.monotonic()
         playing = np.empty(0, np.int16)
-        for n in itertools.count():
+        while True:
             if len(playing) == 0:
                 with suppress(Empty):
                     playing, begun = self._sounds.get_nowait()
-                    begun.set_result(began_s + n * CHUNK_S)
+                    begun.set_result(due_s)
             chunk, playing = playing[:CHUNK], playing[CHUNK:]
             # A chunk is there when its last sample is, as with a microphone.
-            if self._done.wait(max(0.0, began_s + (n + 1) * CHUNK_S - time.monotonic())):
+            due_s += CHUNK_S / self.pace
+            if self._done.wait(max(0.0, due_s - time.monotonic())):
                 return
-            with suppress(BlockingIOError):
+            with suppress(BlockingIOError, BrokenPipeError):  # the server is slow, or has gone
                 os.write(self._pipe, np.pad(chunk, (0, CHUNK - len(chunk))).tobytes())

@@ -39,6 +39,13 @@ MAY_IMPORT = {
     "broker": {"errors"},
     "publisher": {"broker", "errors", "shelf", "spool"},
     "health": set(),
+    "condition": {"values"},
+    "coverage": set(),
+    "hours": {"coverage", "database", "errors", "values"},
+    "accounts": {"clock", "condition", "coverage", "hours", "values"},
+    "liveness": set(),
+    "timesheet": {"clock", "condition", "coverage", "values"},
+    "lookout": {"accounts", "capture", "clock", "coverage", "health", "liveness", "messages", "values"},
     "logs": set(),
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
@@ -47,12 +54,13 @@ MAY_IMPORT = {
     | STAGES,
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
-    "replay": {"app", "errors", "pipeline", "values", "wavfile", "workers"},
+    "replay": {"app", "errors", "pipeline", "timesheet", "values", "wavfile", "workers"},
+    "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
+    | {"pace", "pipeline", "reload", "ring", "values"},
     "reload": {"app", "broker", "config", "errors"},
-    "sensor": {"app", "capture", "clock", "config", "errors", "health", "pace", "pipeline", "reload", "ring", "values"},
     "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
-    "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "logs", "messages"}
-    | {"parquet", "portaudio", "progress", "replay", "sensor", "values", "wavfile", "workers"},
+    "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs", "messages"}
+    | {"parquet", "portaudio", "progress", "replay", "sensor", "timesheet", "values", "wavfile", "workers"},
 }
 
 OWNERS = {

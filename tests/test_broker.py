@@ -435,6 +435,20 @@ def test_watching_shows_messages_as_they_come(broker: Broker) -> None:
     ]
 
 
+def test_several_topics_can_be_watched(broker: Broker) -> None:
+    """With several filters, what fits any of them comes, and nothing else."""
+    node = Connection(broker.options(), "node-07")
+
+    def publish() -> None:
+        for topic in ("a/event", "b/event", "c/health"):
+            node.publish(Publication(topic, topic.encode()))
+
+    messages = list(islice(watch(broker.options(), "a/+", "c/#", on_subscribed=publish), 2))
+    node.close()
+
+    assert [message.topic for message in messages] == ["a/event", "c/health"]
+
+
 def test_watching_survives_a_restart_of_the_broker(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """A broker that comes back is watched again; the pause is said in the log."""
     subscriptions: list[int] = []

@@ -348,6 +348,33 @@ def test_a_pulled_plug_is_waited_out_and_its_time_counted(caplog: pytest.LogCapt
     ]
 
 
+def test_each_gap_has_its_cause() -> None:
+    """A device that was away and sound that was dropped are told apart, gap by gap."""
+    card = FakeCard([("read", 10), ("lose, reported", 0.4), ("read", 10), ("unplug", 3.0)], [("read", 10)])
+    microphone = microphone_on(card)
+
+    blocks = heard(card, microphone)
+
+    gaps = [block.first_sample for block in blocks if block.lost_before]
+    assert [microphone.cause_of_gap(first_sample) for first_sample in gaps] == ["dropped", "device"]
+
+
+def test_a_read_that_does_not_come_back_can_be_abandoned() -> None:
+    """When it is known that PortAudio hangs, nobody waits for it: the ring is closed at once."""
+    card = FakeCard([("read", 5)])
+    microphone = microphone_on(card)
+    ring = Ring(10_000)
+    microphone.open()
+    microphone.start(ring)
+    assert card.finished.wait(DEADLINE_S)
+
+    microphone.abandon()
+
+    assert microphone.hung
+    assert spans(list(blocks_of(ring))) == [(0, 0, 500)]
+    card.release.set()
+
+
 def test_the_rate_stays_the_same_when_the_device_comes_back() -> None:
     """A device that comes back at another rate is not taken; one with the old rate is waited for."""
     card = FakeCard([("read", 10), ("unplug", 1.0)], [("read", 10)], [("read", 10)])

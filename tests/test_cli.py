@@ -14,7 +14,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ import soundfile
 
 from agent import __version__, portaudio
 from agent.config import Config, load_config
+from agent.coverage import Tally
+from agent.hours import Hours
 from tests.broker import HOST, Broker, BrokerFactory, SubscriberFactory, wait_until
 from tests.commands import Caller, CommandFactory
 from tests.conftest import REPOSITORY
@@ -32,7 +34,7 @@ from tests.street import Sound, silence
 from tests.test_progress import CLEAR
 
 EVENT = "urbansound/node/street/event"
-COMMANDS = ("run", "replay", "classify", "devices", "check", "watch")
+COMMANDS = ("run", "replay", "classify", "devices", "check", "coverage", "watch")
 START = "2026-01-01T12:00:00Z"
 
 
@@ -115,6 +117,7 @@ def test_help_lists_the_commands(call: Caller) -> None:
             "--jobs 2: is for as fast as it goes, expected no --speed",
         ),
         (("replay", "-"), "- reads raw PCM: --rate is missing, expected samples per second"),
+        (("replay", "--coverage", "c", "--jobs", "2", "x.wav"), "--jobs 2: expected no --coverage"),
         (("watch", "--port", "99999"), "99999: expected a number from 1 to 65535"),
         (("watch", "--count", "0"), "0: expected a number from 1 to"),
     ],
@@ -603,6 +606,56 @@ def test_check_shows_what_the_environment_changes(
     assert tomllib.loads(call("check", file).out)["mqtt"]["port"] == 4321
 
 
+# Coverage
+
+
+def test_coverage_is_told_for_each_hour(call: Caller, tmp_path: Path) -> None:
+    """The hours that the sensor keeps beside its spool, as a table and for programs."""
+    config = write_config(tmp_path, 1)
+    hour = round(datetime.now(UTC).timestamp()) // 3600
+    hours = Hours(tmp_path / "spool" / "coverage.sqlite")
+    hours.keep({hour - 1: Tally(heard=3000 * 10**9, lost=600 * 10**9), hour: Tally(heard=1)}, None)
+
+    text, rows = call("coverage", "--config", config), call("coverage", "--config", config, "--hours", "2", "--json")
+    hours.close()
+
+    assert (text.code, rows.code) == (0, 0)
+    assert " 83.33 %     3000        0         0      600        0\n" in text.out
+    assert [row["coverage_percent"] for row in rows_of(rows.out)][:1] == [83.33]
+
+
+def test_no_coverage_is_said(call: Caller, tmp_path: Path) -> None:
+    """Where no sensor has run, that is an error and not an empty table."""
+    said = call("coverage", "--config", write_config(tmp_path, 1))
+
+    assert (said.code, said.out) == (74, "")
+    assert "coverage.sqlite: cannot be read" in said.err
+
+
+def test_replay_accounts_for_recordings(call: Caller, corner: Sound, noise_file: Path, tmp_path: Path) -> None:
+    """`--coverage` writes a line for each recording; the events are the same with and without."""
+    file = tmp_path / "coverage.jsonl"
+    said = call("replay", "--coverage", file, corner.file, noise_file)
+
+    street, noise = rows_of(file.read_text(encoding="utf-8"))
+    assert said.out == call("replay", corner.file, noise_file).out
+    assert (street["file"], noise["file"]) == (str(corner.file), str(noise_file))
+    assert street["duration_s"] == pytest.approx(corner.duration_s, abs=0.001)
+    assert street["silent_s"] > 2.0
+    assert (noise["heard_s"], noise["coverage_percent"]) == (2.0, 100.0)
+    for row in (street, noise):
+        parts = (row["heard_s"], row["silent_s"], row["clipped_s"], row["lost_s"])
+        assert sum(parts) == pytest.approx(row["duration_s"], abs=0.002)
+
+
+def test_coverage_that_cannot_be_written_is_said(urbansound: CommandFactory, noise_file: Path, tmp_path: Path) -> None:
+    """A folder that is not there is named, before anything is judged."""
+    replayed = urbansound("replay", "--coverage", tmp_path / "nowhere" / "file", noise_file)
+
+    assert replayed.wait() == 74
+    assert "nowhere/file: cannot be written (No such file or directory)" in replayed.stderr
+
+
 # Watch
 
 
@@ -622,6 +675,26 @@ def test_watch_shows_events_as_they_come(
     ]
     assert f" from {rows[0]['start'][11:23]} to 12:00:0" in watched.lines[1]
     assert watched.lines[1].endswith(f" UTC, {rows[0]['likelihood_peak']:.2f}\n")
+
+
+def test_watch_shows_gaps_and_health(
+    urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory
+) -> None:
+    """What was not heard, and whether a node hears, is a line for a person as well."""
+    watched = urbansound("watch", "--config", published, "--count", "2")
+    watched.wait_for_log("watching")
+    client = subscribe(broker.options())._client
+    documents = (REPOSITORY / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    examples = {json.loads(block)["schema"]: block for block in re.findall(r"(?ms)^```json\n(.*?)^```$", documents)}
+
+    client.publish("urbansound/node-07/street/gap", examples["urbansound.gap/1"], qos=1)
+    client.publish("urbansound/node-07/health", examples["urbansound.health/1"], qos=1)
+
+    assert watched.wait() == 0
+    assert watched.lines == [
+        "node-07/street  gap     device             from 12:00:10.000 to 12:00:17.500 UTC, 7.5 s lost\n",
+        "node-07/street  health  silent (zero) since 13:09:55 UTC, coverage of this hour 98.3 %, of the last 99.8 %\n",
+    ]
 
 
 def test_watch_can_show_the_messages_themselves(
@@ -651,7 +724,7 @@ def test_watch_shows_what_it_cannot_read(
     subscribe(broker.options())._client.publish(EVENT, b"\xff{", qos=1)
 
     assert watched.wait() == 0
-    assert watched.lines == [f"{EVENT}: not an event that this version can read\n"]
+    assert watched.lines == [f"{EVENT}: not a message that this version can read\n"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.database import KEPT_ASIDE, Database, Layout
+from agent.database import KEPT_ASIDE, Database, Layout, read_rows
 from agent.errors import DatabaseError
 from tests.broker import DEADLINE_S
 
@@ -465,3 +465,31 @@ def test_a_text_that_is_none_any_more_is_read_all_the_same(database: Database) -
         database.change("INSERT INTO hours VALUES (1, CAST(x'66ff6f' AS TEXT))")
 
     assert database.rows("SELECT note FROM hours") == [("f\ufffdo",)]
+
+
+def test_a_shared_file_can_be_read_while_it_is_written(path: Path) -> None:
+    """A reader sees what is committed, changes nothing, and leaves nothing beside the file."""
+    shared = replace(LAYOUT, shared=True)
+    database = Database(path, shared)
+    put(database, 1)
+
+    with database.transaction():
+        database.change("INSERT INTO hours VALUES (2, 'not yet')")
+        assert read_rows(path, shared, "SELECT hour FROM hours") == [(1,)]
+    assert read_rows(path, shared, "SELECT hour FROM hours") == [(1,), (2,)]
+
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    with pytest.raises(DatabaseError, match="readonly"):
+        read_rows(path, shared, "DELETE FROM hours")
+    database.close()
+
+
+def test_only_the_right_file_is_read(path: Path) -> None:
+    """A file that is not there is not made, and one of another version is not guessed at."""
+    with pytest.raises(DatabaseError, match="cannot be read"):
+        read_rows(path, LAYOUT, "SELECT hour FROM hours")
+    assert not path.exists()
+    Database(path, replace(LAYOUT, shared=True)).close()
+
+    with pytest.raises(DatabaseError, match="expected a file of version 2 of this agent"):
+        read_rows(path, replace(LAYOUT, version=2), "SELECT hour FROM hours")

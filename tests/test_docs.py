@@ -15,10 +15,14 @@ from pydantic import BaseModel
 from agent import cli, errors
 from agent.config import Config, load_config
 from agent.errors import AgentError
+from agent.liveness import Cause, State
 from agent.messages import (
     AcceleratorInfo,
     EventMessage,
+    GapMessage,
+    HealthMessage,
     InfoMessage,
+    LivenessPart,
     ModelIdentity,
     Quality,
     SourceInfo,
@@ -37,7 +41,7 @@ from agent.model_card import (
     TensorCard,
     load_model_folder,
 )
-from agent.values import EventState
+from agent.values import EventState, GapCause
 from model_export import cli as model_cli
 from tests.conftest import REPOSITORY
 from tests.test_architecture import MAY_IMPORT
@@ -215,14 +219,26 @@ def leaves_of(model: type[BaseModel], *, parts: dict[str, type[BaseModel]]) -> s
     ("heading", "model", "parts"),
     [
         ("Event", EventMessage, {"model": ModelIdentity, "quality": Quality}),
-        ("Info", InfoMessage, {"model": ModelIdentity, "accelerator": AcceleratorInfo, "sources": SourceInfo}),
+        ("Gap", GapMessage, {"quality": Quality}),
+        ("Health", HealthMessage, {"liveness": LivenessPart}),
+        (
+            "Info",
+            InfoMessage,
+            {
+                "model": ModelIdentity,
+                "accelerator": AcceleratorInfo,
+                "sources": SourceInfo,
+                "liveness": LivenessPart,
+            },
+        ),
     ],
 )
 def test_every_field_of_a_message_and_no_other_is_described(
     heading: str, model: type[BaseModel], parts: dict[str, type[BaseModel]]
 ) -> None:
     """Who reads the messages finds each field with its unit."""
-    described = [words_of(row[0])[0] for row in rows_of(sections_of(DOCS / "mqtt.md")[heading]) if len(row) == 3]
+    rows = [row for row in rows_of(sections_of(DOCS / "mqtt.md")[heading]) if len(row) == 3]
+    described = [words_of(row[0])[0] for row in rows if words_of(row[0])[0] not in get_args(State)]
 
     assert sorted(described) == sorted(leaves_of(model, parts=parts))
 
@@ -236,19 +252,42 @@ def test_every_reason_and_state_is_described() -> None:
     assert set(get_args(EventState)) <= set(words_of(section))
 
 
+def test_every_state_and_cause_of_liveness_is_described() -> None:
+    """Each state that `liveness` can be in has its causes, and each cause of a gap its meaning."""
+    rows = list(rows_of(sections_of(DOCS / "mqtt.md")["Health"]))
+    states = [row for row in rows if words_of(row[0])[0] in get_args(State)]
+    causes = {word for row in states for word in words_of(row[2])}
+    gaps = [words_of(row[0])[0] for row in rows_of(sections_of(DOCS / "mqtt.md")["Gap"]) if len(row) == 2]
+
+    assert sorted(words_of(row[0])[0] for row in states) == sorted(get_args(State))
+    assert causes == set(get_args(Cause))
+    assert sorted(gaps) == sorted(get_args(GapCause))
+
+
 def test_every_topic_and_no_other_is_described() -> None:
     """The topics are those that the agent publishes to."""
     topics = Topics("<prefix>", "<node>")
     section = sections_of(DOCS / "mqtt.md")["Topics"]
 
-    assert [words_of(row[0])[0] for row in rows_of(section)] == [topics.status, topics.info, topics.event("<source>")]
+    assert [words_of(row[0])[0] for row in rows_of(section)] == [
+        topics.status,
+        topics.info,
+        topics.health,
+        topics.event("<source>"),
+        topics.gap("<source>"),
+    ]
     assert f"`{event_topics(Config().mqtt.prefix)}`" in section
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
 def test_examples_of_messages_are_as_they_are_sent(file: Path) -> None:
     """An example in a document is what the agent would send, to the last key and in its order."""
-    models: dict[str, type[WirePart]] = {"urbansound.event/1": EventMessage, "urbansound.info/1": InfoMessage}
+    models: dict[str, type[WirePart]] = {
+        "urbansound.event/1": EventMessage,
+        "urbansound.gap/1": GapMessage,
+        "urbansound.health/1": HealthMessage,
+        "urbansound.info/1": InfoMessage,
+    }
     for block in blocks_of(file, "json"):
         example = json.loads(block)
 

@@ -39,9 +39,9 @@ def test_ready_is_told_once_and_only_after_analysed_sound(systemd: tuple[socket.
 
     heartbeat.push(0, now=0.0)
     before = heard(listener)
-    heartbeat.push(16_000, now=1.0)
+    heartbeat.push(1.0, now=1.0)
     first = heard(listener)
-    heartbeat.push(32_000, now=2.0)
+    heartbeat.push(2.0, now=2.0)
 
     assert before == []
     assert first == ["READY=1", "WATCHDOG=1"]
@@ -74,27 +74,45 @@ def test_the_watchdog_is_fed_at_half_its_time_while_sound_is_analysed(
 
     pings = []
     for second in range(1, 22):
-        heartbeat.push(second * 16_000, now=float(second))
+        heartbeat.push(float(second), now=float(second))
         if "WATCHDOG=1" in heard(listener):
             pings.append(second)
 
     assert pings == [1, 6, 11, 16, 21]
 
 
-def test_the_watchdog_starves_when_no_more_sound_is_analysed(systemd: tuple[socket.socket, dict[str, str]]) -> None:
-    """An agent that lives but hears nothing is not kept alive; the ping comes back with the sound."""
+@pytest.mark.parametrize("pace", [0.0, 0.5])
+def test_the_watchdog_starves_while_less_than_real_time_is_analysed(
+    systemd: tuple[socket.socket, dict[str, str]], pace: float
+) -> None:
+    """An agent that lives but hears nothing, or half of it, is not kept alive; the ping comes back with the sound."""
     listener, environment = systemd
     heartbeat = Heartbeat(environment)
-    heartbeat.push(16_000, now=0.0)
+    heartbeat.push(1.0, now=0.0)
     heard(listener)
 
-    for second in range(1, 60):
-        heartbeat.push(16_000, now=float(second))
+    for second in range(1, 61):
+        heartbeat.push(1.0 + pace * second, now=float(second))
     deaf = heard(listener)
-    heartbeat.push(16_001, now=60.0)
+    for second in range(61, 66):
+        heartbeat.push(1.0 + pace * 60 + second - 60, now=float(second))
 
     assert deaf == []
     assert heard(listener) == ["WATCHDOG=1"]
+
+
+def test_a_watchdog_in_a_hurry_is_fed_in_time(systemd: tuple[socket.socket, dict[str, str]]) -> None:
+    """With a limit of 3 s the pace is measured over less than that."""
+    listener, environment = systemd
+    heartbeat = Heartbeat(environment | {"WATCHDOG_USEC": "3000000"})
+
+    pings = []
+    for second in range(1, 10):
+        heartbeat.push(float(second), now=float(second))
+        if "WATCHDOG=1" in heard(listener):
+            pings.append(second)
+
+    assert pings == [1, 3, 5, 7, 9]
 
 
 def test_the_status_is_told_when_it_changes(systemd: tuple[socket.socket, dict[str, str]]) -> None:
@@ -126,7 +144,7 @@ def test_without_a_watchdog_for_us_nothing_is_pinged(
     """A watchdog that is off, or meant for another process, gets no pings; READY is told all the same."""
     listener, environment = systemd
 
-    Heartbeat(environment | changes).push(16_000, now=0.0)
+    Heartbeat(environment | changes).push(1.0, now=0.0)
 
     assert heard(listener) == ["READY=1"]
 
@@ -134,7 +152,7 @@ def test_without_a_watchdog_for_us_nothing_is_pinged(
 def test_without_systemd_nothing_happens(caplog: pytest.LogCaptureFixture) -> None:
     """Started by hand, the agent neither fails nor complains."""
     heartbeat = Heartbeat({})
-    heartbeat.push(16_000, now=0.0, status="hearing")
+    heartbeat.push(1.0, now=0.0, status="hearing")
     heartbeat.stop()
 
     assert caplog.records == []
@@ -157,12 +175,19 @@ def test_the_snapshot_adds_up_what_was_counted() -> None:
     health.note_pace(0.4, None)
 
     snapshot = health.snapshot(
-        connected=False, delivered=5, queued=2, dropped=1, last_error="MQTT broker b:1883: connection refused"
+        connected=False,
+        delivered=5,
+        queued=2,
+        dropped=1,
+        liveness="silent (zero)",
+        coverage_percent=99.5,
+        last_error="MQTT broker b:1883: connection refused",
     )
 
     assert (snapshot.analysed_samples, snapshot.lost_samples, snapshot.gaps, snapshot.events) == (160_000, 8_000, 1, 1)
     assert snapshot.status_line(16_000) == (
-        "10 s analysed, 1 events, 0.5 s lost in 1 gaps, no broker, 2 messages wait, 1 messages dropped, "
+        "silent (zero), 10 s analysed, 1 events, coverage 99.5 %, 0.5 s lost in 1 gaps, no broker, 2 messages wait, "
+        "1 messages dropped, "
         "MQTT broker b:1883: connection refused"
     )
 
@@ -173,9 +198,18 @@ def test_a_board_that_is_too_slow_is_seen() -> None:
     health.count_analysed(160_000)
     health.note_pace(2.25, 0.4)
 
-    snapshot = health.snapshot(connected=True, delivered=0, queued=0, dropped=0, last_error=None)
+    snapshot = health.snapshot(
+        connected=True,
+        delivered=0,
+        queued=0,
+        dropped=0,
+        liveness="hearing",
+        coverage_percent=100.0,
+        last_error=None,
+    )
 
     assert (snapshot.late_s, snapshot.wide_hop_s) == (2.25, 0.4)
     assert snapshot.status_line(16_000) == (
-        "10 s analysed, 0 events, too slow: a window only each 0.4 s, 2.2 s late, broker connected"
+        "hearing, 10 s analysed, 0 events, coverage 100.0 %, too slow: a window only each 0.4 s, 2.2 s late, "
+        "broker connected"
     )

@@ -16,6 +16,7 @@ from agent.messages import (
     EventIds,
     EventMessage,
     EventTeller,
+    GapMessage,
     InfoMessage,
     ModelIdentity,
     SourceInfo,
@@ -26,12 +27,16 @@ from agent.messages import (
     finished_event_row,
     interrupted_end,
     read_event,
+    read_message,
+    told_gap,
+    watched_topics,
 )
-from agent.values import SoundEvent
+from agent.values import Gap, SoundEvent
 
 RATE_HZ = 48_000
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 MODEL = ModelIdentity(name="edge-l3", version="1", sha256="ab" * 32)
+TOPICS = Topics("urbansound", "node-07")
 
 START = SoundEvent(
     id=0,
@@ -445,3 +450,70 @@ def test_an_open_event_has_no_row() -> None:
     """Only what has ended is printed as finished."""
     with pytest.raises(ValueError, match="state start, expected end"):
         finished_event_row(START, sample_rate_hz=RATE_HZ, file="street.wav")
+
+
+# Gaps and health
+
+
+def test_a_gap_is_told_in_utc_and_adds_up() -> None:
+    """Start, end and duration agree to the millisecond, and the spool gives the number."""
+    start_ns = round(NOON.timestamp() * 1e9)
+    gap = Gap(start_ns + 400_000, start_ns + 2_500_700_000, 2_500_300_000, "device")
+
+    topic, payload = told_gap(gap, topics=TOPICS, source="street", reckoning=Reckoning("boot", 0.0, synced=True))
+
+    assert topic == "urbansound/node-07/street/gap"
+    assert (
+        json.loads(payload(9))
+        == json.loads(finished(payload(9), queued_s=None, boots={}) or b"")
+        == {
+            "schema": "urbansound.gap/1",
+            "seq": 9,
+            "node": "node-07",
+            "source": "street",
+            "start": "2026-01-01T12:00:00.000Z",
+            "end": "2026-01-01T12:00:02.501Z",
+            "duration_s": 2.501,
+            "lost_s": 2.5,
+            "cause": "device",
+            "quality": {"time_synced": True},
+        }
+    )
+
+
+@pytest.mark.parametrize("start_is_right", [False, True])
+def test_a_gap_is_put_right_when_the_time_becomes_known(start_is_right: bool) -> None:
+    """A node without a clock of its own starts 100 s behind; what another run knew is right already."""
+    start_ns = round(NOON.timestamp() * 1e9)
+    wrong = Reckoning("this boot", 5000.0, synced=False)
+    gap = Gap(start_ns, start_ns + 10 * 10**9, 10 * 10**9, "not_running", start_is_right)
+    _, payload = told_gap(gap, topics=TOPICS, source="street", reckoning=wrong)
+
+    as_it_is = json.loads(finished(payload(1), queued_s=0.0, boots={}) or b"")
+    later = json.loads(finished(payload(1), queued_s=2.0, boots={"this boot": 5100.0}) or b"")
+
+    assert (as_it_is["quality"], later["quality"]) == ({"time_synced": False}, {"time_synced": True})
+    assert as_it_is["duration_s"] == as_it_is["lost_s"] == 10.0
+    assert later["end"] == "2026-01-01T12:01:50.000Z"
+    assert later["start"] == ("2026-01-01T12:00:00.000Z" if start_is_right else "2026-01-01T12:01:40.000Z")
+    assert later["duration_s"] == later["lost_s"] == (110.0 if start_is_right else 10.0)
+    assert "stamp" not in later
+    assert isinstance(read_message(json.dumps(later).encode()), GapMessage)
+
+
+def test_a_reader_tells_messages_apart() -> None:
+    """Events, gaps and health are read as what they are; another schema is none of them."""
+    by = Reckoning("boot", 0.0, synced=True)
+    _, gap = told_gap(Gap(0, 10**9, 10**9, "dropped"), topics=TOPICS, source="street", reckoning=by)
+    event = teller().tell(START).payload(7)
+
+    read = [read_message(payload) for payload in (gap(1), event)]
+
+    assert [type(message).__name__ for message in read] == ["GapMessage", "EventMessage"]
+    assert read_message(gap(1).replace(b"gap/1", b"gap/2")) is None
+    assert read_message(b"online") is None
+
+
+def test_who_watches_hears_of_events_gaps_and_health() -> None:
+    """The filters are those of what happens, not of what is retained."""
+    assert watched_topics("city") == ("city/+/+/event", "city/+/+/gap", "city/+/health")

@@ -122,6 +122,23 @@ def test_messages_arrive_in_order_and_are_then_forgotten(
     assert publisher.delivery().queued == 0
 
 
+def test_a_remark_is_said_at_once_and_the_newest_is_said_later(
+    make_broker: BrokerFactory, subscribe: SubscriberFactory, publish: PublisherFactory
+) -> None:
+    """Health is not kept: without a broker only the newest waits; with one it goes out as it is said."""
+    broker = make_broker()
+    publisher = publish(broker.options())
+    for number in range(3):
+        publisher.say(Publication("urbansound/node-07/health", b"old %d" % number))
+    broker.start()
+    wait_until(lambda: publisher.delivery().connected, "a connection")
+    subscriber = subscribe(broker.options())
+    publisher.say(Publication("urbansound/node-07/health", b"new"))
+
+    assert subscriber.wait_for(1, "urbansound/node-07/health")[-1] == b"new"
+    assert not {b"old 0", b"old 1"} & set(subscriber.payloads("urbansound/node-07/health"))
+
+
 @pytest.mark.parametrize("damaged", ["", "urbansound/+/street/event", "a\0b", "#", "x" * 70_000])
 def test_what_can_be_no_topic_does_not_hold_up_the_others(
     spool: Spool, broker: Broker, subscribe: SubscriberFactory, publish: PublisherFactory, damaged: str

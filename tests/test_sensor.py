@@ -24,6 +24,7 @@ from agent.capture import Microphone
 from agent.config import Config, InferenceConfig
 from agent.errors import AgentError, DatabaseError, DeviceAwayError, DeviceHungError
 from agent.health import Heartbeat
+from agent.hours import Hours
 from agent.portaudio import StreamSettings
 from agent.sensor import Sensor
 from agent.values import FloatArray, Prediction, Window
@@ -43,7 +44,8 @@ from tests.sound_server import SAMPLE_RATE_HZ, SoundServer
 from tests.street import Loudspeaker, Sound
 
 NODE = "urbansound/node-07"
-EVENT, STATUS, INFO = f"{NODE}/street/event", f"{NODE}/status", f"{NODE}/info"
+EVENT, GAP = f"{NODE}/street/event", f"{NODE}/street/gap"
+STATUS, INFO, HEALTH = f"{NODE}/status", f"{NODE}/info", f"{NODE}/health"
 TIME_TOLERANCE_S = 0.1
 
 
@@ -74,6 +76,15 @@ def events_on(subscriber: Subscriber) -> list[dict[str, Any]]:
     return [json.loads(payload) for payload in subscriber.payloads(EVENT)]
 
 
+def gaps_on(subscriber: Subscriber) -> list[dict[str, Any]]:
+    return [json.loads(payload) for payload in subscriber.payloads(GAP)]
+
+
+def seqs_on(subscriber: Subscriber) -> list[int]:
+    """Of all that came by the spool."""
+    return sorted(subscriber.seqs(EVENT) + subscriber.seqs(GAP))
+
+
 def ends_on(subscriber: Subscriber) -> list[dict[str, Any]]:
     return [event for event in events_on(subscriber) if event["event_type"] == "end"]
 
@@ -93,7 +104,9 @@ class Heard:
 
     Attributes:
         rows: what `urbansound replay` says about the same file.
-        live: what the broker got, live.
+        live: the events that the broker got, live.
+        gaps: the gaps, live.
+        health: how the sensor was doing, live.
         played_at: when the street began to play, in seconds since 1970.
         told_before_sound: what systemd was told before there was any.
         told: what it was told in all.
@@ -107,6 +120,8 @@ class Heard:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     live: list[dict[str, Any]] = field(default_factory=list)
+    gaps: list[dict[str, Any]] = field(default_factory=list)
+    health: list[dict[str, Any]] = field(default_factory=list)
     played_at: float = 0.0
     told_before_sound: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -185,6 +200,8 @@ def heard(street: Sound, siren: Sound, sound_server: SoundServer, tmp_path_facto
         heard.status = later.wait_for(1, STATUS)
         heard.info = json.loads(later.wait_for(1, INFO)[0])
         heard.live = events_on(subscriber)
+        heard.gaps = gaps_on(subscriber)
+        heard.health = [json.loads(payload) for payload in subscriber.payloads(HEALTH)]
         heard.told = systemd.told
         heard.log = agent.stderr
     return heard
@@ -211,7 +228,9 @@ def test_a_street_heard_live_is_the_street_replayed(heard: Heard) -> None:
 
 def test_each_live_event_is_told_from_start_to_end(heard: Heard) -> None:
     """A subscriber gets each message once, in order, and for each event one start and one end with the same id."""
-    assert [event["seq"] for event in heard.live] == list(range(1, len(heard.live) + 1))
+    n = len(heard.live) + len(heard.gaps)
+    assert sorted(message["seq"] for message in heard.live + heard.gaps) == list(range(1, n + 1))
+    assert [event["seq"] for event in heard.live] == sorted(event["seq"] for event in heard.live)
     told: dict[str, list[str]] = {}
     for event in heard.live:
         told.setdefault(event["event_id"], []).append(event["event_type"])
@@ -328,7 +347,10 @@ def test_nothing_that_was_told_is_lost_by_kill_9(bench: Bench, subscribe: Subscr
 
     assert "mqtt.away" in agent.stderr
     with closing(sqlite3.connect(bench.folder / "spool.sqlite")) as spool:
-        spooled = [json.loads(payload) for (payload,) in spool.execute("SELECT payload FROM outbox ORDER BY seq")]
+        spooled = [
+            json.loads(payload)
+            for (payload,) in spool.execute("SELECT payload FROM outbox WHERE topic = ? ORDER BY seq", (EVENT,))
+        ]
     assert [message["event_type"] for message in spooled][:3] == ["start", "end", "start"]
     assert len(spooled) >= agent.count_log("event."), "what the log tells of is on disk"
     ended = {message["event_id"] for message in spooled if message["event_type"] == "end"}
@@ -349,7 +371,8 @@ def test_nothing_that_was_told_is_lost_by_kill_9(bench: Bench, subscribe: Subscr
     assert [(message["event_id"], message["end_reason"]) for message in arrived[len(spooled) :]] == [
         (event_id, "interrupted") for event_id in left_open
     ]
-    assert [message["seq"] for message in arrived] == list(range(1, len(arrived) + 1))
+    assert [message["seq"] for message in arrived] == sorted(message["seq"] for message in arrived)
+    assert seqs_on(subscriber) == list(range(1, len(seqs_on(subscriber)) + 1))
 
 
 def test_a_missing_microphone_is_waited_for_and_said_so(bench: Bench, subscribe: SubscriberFactory) -> None:
@@ -490,6 +513,7 @@ class Running:
         *,
         mqtt: dict[str, Any] | None = None,
         silent_s: float = 60.0,
+        give_up_s: float = 60.0,
         close_deadline_s: float = 4.0,
     ) -> None:
         mqtt = {"host": HOST, "port": free_port()} | (mqtt or {})
@@ -497,7 +521,10 @@ class Running:
         self.stop = Stop()
         self.outbox = Outbox(config, judge, environment={}, stop=self.stop)
         microphone = Microphone(open_stream=card.open, backoff_s=(0.01, 0.01), close_deadline_s=close_deadline_s)
-        self.sensor = Sensor(microphone, judge, self.outbox, self.stop, ring_s=60.0, silent_s=silent_s)
+        hours = Hours(folder / "coverage.sqlite")
+        self.sensor = Sensor(
+            microphone, judge, self.outbox, self.stop, hours, ring_s=60.0, silent_s=silent_s, give_up_s=give_up_s
+        )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="main")
         self.outbox.publisher.start()
@@ -518,7 +545,7 @@ class Running:
     def told(self) -> list[tuple[str, str | None]]:
         """What is in the spool: state and reason of each message."""
         payloads = [json.loads(message.payload) for message in self.outbox.spool.oldest(1000)]
-        return [(payload["event_type"], payload.get("end_reason")) for payload in payloads]
+        return [(told["event_type"], told.get("end_reason")) for told in payloads if "event_type" in told]
 
     def close(self) -> None:
         self.stop.set()
@@ -690,9 +717,7 @@ def test_a_board_that_is_too_slow_judges_less_often_and_loses_nothing(
         silence = np.zeros(len(judge.labels), np.float32)
         for window in windows:
             heard_s = (window.n_new_frames or 80) / 80
-            late_s = running.sensor._health.snapshot(
-                connected=True, delivered=0, queued=0, dropped=0, last_error=None
-            ).late_s
+            late_s = running.sensor._health.late_s
             card.play(np.zeros(round(SAMPLE_RATE_HZ * (0.2 if late_s > 0.5 else heard_s)), np.float32))
         return [Prediction(silence, silence, window.first_sample, window.n_samples) for window in windows]
 
@@ -706,8 +731,8 @@ def test_a_board_that_is_too_slow_judges_less_often_and_loses_nothing(
     wait_until(lambda: hops()[-1:] == ["0.1"], "the configured hop")
     assert hops()[0] == "0.2"
     assert "0.4" in hops()
-    snapshot = running.sensor._health.snapshot(connected=True, delivered=0, queued=0, dropped=0, last_error=None)
-    assert (snapshot.lost_samples, snapshot.wide_hop_s) == (0, None)
+    assert "capture.gap" not in caplog.text
+    assert running.sensor._health.wide_hop_s is None
 
 
 @pytest.fixture
@@ -803,5 +828,5 @@ def test_only_the_moment_is_taken_from_the_clock(run_sensor: Callable[..., Runni
     sensor = run_sensor(card)
     wait_until(lambda: len(sensor.told()) == 2, "the siren")
 
-    (*_, last) = sensor.outbox.spool.oldest(10)
+    (*_, last) = [message for message in sensor.outbox.spool.oldest(10) if message.topic.endswith("/event")]
     assert json.loads(last.payload)["duration_s"] == pytest.approx(4.0, abs=0.5)

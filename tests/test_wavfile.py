@@ -527,3 +527,17 @@ def test_names_of_real_recordings_are_not_mistaken_for_dates(recordings: Path) -
 
     assert len(files) > 2000
     assert [file.name for file in files if start_time_from_name(file) is not None] == []
+
+
+def test_what_a_file_promises_and_does_not_hold_is_counted(tmp_path: Path, noise: FloatArray) -> None:
+    """Of a FLAC file that was cut, the samples that are missing are known."""
+    path = tmp_path / "cut.flac"
+    noise = np.tile(noise, 20)
+    soundfile.write(path, noise, RATE_HZ)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_recording(path) as recording:
+        assert recording.n_missing == 0, "not yet known"
+        n_read = sum(len(block.samples) for block in recording.blocks())
+
+    assert 0 < n_read < len(noise)
+    assert recording.n_missing == len(noise) - n_read

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from agent.spool import KINDS, Kind, Spool
+from agent.shelf import KINDS, Kind
+from agent.spool import Spool
 
 TOPICS = ("a", "b", "c")
 EVENTS = ("one", "two", "three")

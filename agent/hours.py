@@ -1,0 +1,168 @@
+"""Coverage by the hour, on disk for 90 days: what the sensor heard, and until when it knows.
+
+In: tallies from the main thread. Out: the same, for the next start and for `urbansound coverage`, which may read while
+the agent runs. A file that cannot be written is never fatal: the sensor hears on, and what is not kept waits in memory.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from agent.coverage import Tally
+from agent.database import Database, Layout, read_rows
+from agent.errors import DatabaseCorruptError, DatabaseError
+from agent.values import GapCause
+
+log = logging.getLogger(__name__)
+
+KEPT_HOURS = 90 * 24
+
+_LAYOUT = Layout(
+    name="coverage",
+    application_id=0x75736364,  # "uscd"
+    version=1,
+    schema="""
+CREATE TABLE hours (hour INTEGER PRIMARY KEY, heard_ns INTEGER NOT NULL, silent_ns INTEGER NOT NULL,
+    clipped_ns INTEGER NOT NULL, lost_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+""",
+    shared=True,
+)
+_ALL = "SELECT hour, heard_ns, silent_ns, clipped_ns, lost_ns FROM hours ORDER BY hour"
+_HEARD_UNTIL, _BOOT, _IS_RIGHT, _DEAF = "heard_until_ns", "boot", "clock_is_right", "deaf_because"
+
+
+@dataclass(frozen=True, slots=True)
+class LastHeard:
+    """Where the run before ended.
+
+    Attributes:
+        utc_ns: until then all gaps are told.
+        boot: of the machine, by whose reckoning that is.
+        is_right: whether the clock was right, as far as anybody can say.
+        cause: why it was deaf after that; None if it was not, as far as is known.
+    """
+
+    utc_ns: int
+    boot: str
+    is_right: bool
+    cause: GapCause | None
+
+
+class Hours:
+    """The file. Used by one thread.
+
+    Args:
+        path: made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: Database | None = None
+        self._unkept: dict[int, Tally] = {}
+        self._complained = False
+
+    def known(self) -> dict[int, Tally]:
+        """The hours that are kept; none where the file cannot be read, which is said in the log."""
+        return {hour: Tally(*ns) for hour, *ns in self._rows(_ALL)}
+
+    def last_heard(self) -> LastHeard | None:
+        """Where the run before ended; None where there was none."""
+        marks = dict(self._rows("SELECT name, value FROM marks"))
+        if _HEARD_UNTIL not in marks:
+            return None
+        cause = marks.get(_DEAF)
+        return LastHeard(
+            int(marks[_HEARD_UNTIL]),
+            marks.get(_BOOT, ""),
+            marks.get(_IS_RIGHT) == "yes",
+            cause if cause in get_args(GapCause) else None,
+        )
+
+    def keep(self, news: Mapping[int, Tally], last_heard: LastHeard | None) -> bool:
+        """Add to the hours; of more than `KEPT_HOURS` the oldest are forgotten.
+
+        Args:
+            news: what is new, by hour.
+            last_heard: where a run that starts now would go on; None leaves it as it is.
+
+        Returns:
+            whether it is on the disk. What is not waits for the next time.
+        """
+        for hour, tally in news.items():
+            self._unkept[hour] = self._unkept.get(hour, Tally()) + tally
+        try:
+            try:
+                self._write(self._opened(), last_heard)
+            except DatabaseCorruptError as error:
+                self._opened().begin_anew(str(error))
+                self._write(self._opened(), last_heard)
+        except DatabaseError as error:
+            self._complain(error)
+            return False
+        self._unkept.clear()
+        if self._complained:
+            self._complained = False
+            log.info("coverage.kept")
+        return True
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _opened(self) -> Database:
+        if self._db is None:
+            self._db = Database(self._path, _LAYOUT)
+        return self._db
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._opened().rows(sql)
+        except DatabaseError as error:
+            self._complain(error)
+            return []
+
+    def _write(self, database: Database, last_heard: LastHeard | None) -> None:
+        with database.transaction():
+            database.change_each(
+                "INSERT INTO hours VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "heard_ns = heard_ns + excluded.heard_ns, silent_ns = silent_ns + excluded.silent_ns, "
+                "clipped_ns = clipped_ns + excluded.clipped_ns, lost_ns = lost_ns + excluded.lost_ns",
+                [(hour, t.heard, t.silent, t.clipped, t.lost) for hour, t in self._unkept.items()],
+            )
+            # By their number, not by the date: a clock that was once far ahead would have all the others forgotten.
+            database.change(
+                "DELETE FROM hours WHERE hour NOT IN (SELECT hour FROM hours ORDER BY hour DESC LIMIT ?)",
+                (KEPT_HOURS,),
+            )
+            if last_heard is not None:
+                marks = [
+                    (_HEARD_UNTIL, str(last_heard.utc_ns)),
+                    (_BOOT, last_heard.boot),
+                    (_IS_RIGHT, "yes" if last_heard.is_right else "no"),
+                ]
+                database.change("DELETE FROM marks WHERE name = ?", (_DEAF,))
+                if last_heard.cause is not None:
+                    marks.append((_DEAF, last_heard.cause))
+                database.change_each("INSERT OR REPLACE INTO marks VALUES (?, ?)", marks)
+
+    def _complain(self, error: DatabaseError) -> None:
+        if not self._complained:
+            self._complained = True
+            log.error("coverage.unkept reason=%s", error)
+        with suppress(DatabaseError):
+            self.close()  # opened anew the next time: perhaps it can be then
+
+
+def read_hours(path: Path) -> dict[int, Tally]:
+    """The hours that a sensor has kept, also while it runs.
+
+    Raises:
+        DatabaseError: there is no such file, or it cannot be read.
+    """
+    return {hour: Tally(*ns) for hour, *ns in read_rows(path, _LAYOUT, _ALL)}

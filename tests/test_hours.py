@@ -1,0 +1,137 @@
+"""What was heard hour by hour is on the disk for 90 days, and the disk is never a reason to hear less."""
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.coverage import HOUR_NS, SECOND_NS, Tally
+from agent.errors import DatabaseError
+from agent.hours import KEPT_HOURS, Hours, LastHeard, read_hours
+
+HOUR = 490_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "coverage.sqlite"
+
+
+@pytest.fixture
+def hours(path: Path) -> Iterator[Hours]:
+    opened = Hours(path)
+    yield opened
+    opened.close()
+
+
+def test_hours_add_up_over_restarts(hours: Hours, path: Path) -> None:
+    """What one run heard of an hour, and what the next one heard, are one hour in the file."""
+    assert hours.keep(
+        {HOUR: Tally(heard=10, silent=1, clipped=2, lost=3)}, LastHeard(5 * SECOND_NS, "boot", True, None)
+    )
+    assert hours.keep({HOUR: Tally(heard=10), HOUR + 1: Tally(lost=7)}, None)
+    hours.close()
+
+    again = Hours(path)
+
+    assert again.known() == {HOUR: Tally(20, 1, 2, 3), HOUR + 1: Tally(lost=7)}
+    assert again.last_heard() == LastHeard(5 * SECOND_NS, "boot", True, None)
+    again.close()
+
+
+def test_a_new_sensor_knows_nothing(hours: Hours) -> None:
+    """Before the first run there are no hours, and no time at which one ended."""
+    assert hours.known() == {}
+    assert hours.last_heard() is None
+
+
+def test_why_it_was_deaf_is_kept_and_forgotten(hours: Hours) -> None:
+    """The next start is told why the last run was deaf in the end, if it was."""
+    hours.keep({}, LastHeard(7, "boot", True, "device"))
+    assert hours.last_heard() == LastHeard(7, "boot", True, "device")
+
+    hours.keep({}, LastHeard(8, "boot", True, None))
+    assert hours.last_heard() == LastHeard(8, "boot", True, None)
+
+
+def test_ninety_days_are_kept(hours: Hours) -> None:
+    """The file does not grow for ever; one hour of a clock that was far ahead forgets nothing else."""
+    hours.keep({HOUR + i: Tally(heard=1) for i in range(KEPT_HOURS)}, None)
+    hours.keep({HOUR * 2: Tally(heard=1)}, None)
+
+    assert sorted(hours.known()) == [*range(HOUR + 1, HOUR + KEPT_HOURS), HOUR * 2]
+
+
+def test_the_file_can_be_read_while_the_sensor_writes(hours: Hours, path: Path) -> None:
+    """`urbansound coverage` needs no stop of the sensor, and leaves nothing beside the file."""
+    for i in range(5):
+        hours.keep({HOUR: Tally(heard=HOUR_NS // 10)}, LastHeard(i, "boot", True, None))
+
+        assert read_hours(path) == {HOUR: Tally(heard=(i + 1) * HOUR_NS // 10)}
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_reader_keeps_the_sensor_from_nothing(hours: Hours, path: Path) -> None:
+    """A reader that does not let go delays what is kept, and it is kept the next time."""
+    hours.keep({HOUR: Tally(heard=1)}, None)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM hours").fetchall()
+
+    assert not hours.keep({HOUR: Tally(heard=10)}, None)
+    reader.close()
+
+    assert hours.keep({HOUR: Tally(heard=100)}, None)
+    assert hours.known() == {HOUR: Tally(heard=111)}
+
+
+def test_a_file_that_cannot_be_written_is_said_once_and_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the disk is out of order the sensor goes on; when it is back, nothing is missing."""
+    caplog.set_level(logging.INFO)
+    blocked = tmp_path / "state"
+    blocked.write_text("a file where the folder should be")
+    hours = Hours(blocked / "coverage.sqlite")
+    assert hours.known() == {}
+    assert not hours.keep({HOUR: Tally(heard=1)}, None)
+    assert not hours.keep({HOUR: Tally(heard=2)}, None)
+    blocked.unlink()
+
+    assert hours.keep({HOUR: Tally(heard=4)}, None)
+
+    assert hours.known() == {HOUR: Tally(heard=7)}
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["coverage.unkept", "coverage.kept"]
+    hours.close()
+
+
+def test_a_damaged_file_is_set_aside(path: Path) -> None:
+    """A file that the card has spoiled does not keep the sensor from accounting for its time."""
+    path.parent.mkdir()
+    path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    hours = Hours(path)
+
+    assert hours.known() == {}
+    assert hours.keep({HOUR: Tally(heard=1)}, None)
+
+    assert hours.known() == {HOUR: Tally(heard=1)}
+    hours.close()
+
+
+def test_a_file_that_is_not_there_is_an_error_for_the_reader(path: Path) -> None:
+    """Who asks for the coverage of no sensor is told which file was expected."""
+    with pytest.raises(DatabaseError, match=r"coverage\.sqlite: cannot be read"):
+        read_hours(path)
+
+    assert not path.exists()
+
+
+def test_another_programs_file_is_an_error_for_the_reader(tmp_path: Path) -> None:
+    """The spool is not taken for the hours."""
+    other = tmp_path / "spool.sqlite"
+    sqlite3.connect(other).execute("CREATE TABLE outbox (seq)").connection.close()
+
+    with pytest.raises(DatabaseError, match="expected a file of version 1"):
+        read_hours(other)
