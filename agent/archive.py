@@ -6,6 +6,7 @@ fsspec asks for.
 """
 
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ from typing import Any
 from agent.errors import RecordingError, UsageError
 
 MARK = "://"
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,7 +29,8 @@ class RemoteFile:
     address: str
 
     def __str__(self) -> str:
-        return self.address
+        """The address as it may be shown."""
+        return _PASSWORD.sub(r"\1***@", self.address)
 
     def open(self) -> "RemoteStream":
         """Open it for reading.

@@ -73,6 +73,7 @@ class _Rewriter:
         self._operators: list[schema.OperatorT] = []
         for tensor in self._graph.tensors:
             tensor.shape, tensor.shapeSignature = [int(length) for length in tensor.shape], None
+        self._windowed = [list(tensor.shape) for tensor in self._graph.tensors]
 
     def rewrite(self, chunk_frames: int) -> None:
         """Turn the windowed network into the streaming one."""
@@ -91,9 +92,15 @@ class _Rewriter:
                 operator.inputs = [first, self._constant([CHANNELS - 1])]  # over the bands, not over time
                 answer.shape = [1, n_frames, graph.tensors[first].shape[CHANNELS]]
             elif name == "MAX_POOL_2D":
-                n_frames, rest = divmod(n_frames, operator.builtinOptions.strideH)
+                stride = operator.builtinOptions.strideH
+                n_frames, rest = divmod(n_frames, stride)
                 if rest:
                     raise ModelError(f"model file {self._file}: chunks of {chunk_frames} frames leave half a pool over")
+                if self._windowed[first][TIME] % stride:  # its columns would lie elsewhere than those of the stream
+                    raise ModelError(
+                        f"model file {self._file}: a pool gets {self._windowed[first][TIME]} columns of a window, "
+                        f"expected a multiple of {stride}: take windows of another length"
+                    )
                 answer.shape[TIME] = n_frames
             elif name in POINTWISE or name == "CONV_2D":
                 if name == "CONV_2D" and first not in padded:

@@ -99,6 +99,18 @@ def test_a_stream_that_fails_spoils_only_the_rest(folder: Path, monkeypatch: pyt
     assert "connection reset" in recording.problem
 
 
+def test_a_password_in_an_address_is_not_shown() -> None:
+    """Not in what is printed of a recording, and not in errors."""
+    file = RemoteFile("what://user:hush@host/a.wav")
+
+    assert str(file) == "what://user:***@host/a.wav"
+    with pytest.raises(RecordingError) as caught:
+        file.open()
+    assert "hush" not in str(caught.value)
+    (problem,) = walk_remote([file], SUFFIXES)[1]
+    assert "hush" not in str(problem)
+
+
 def test_without_fsspec_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, call: Caller) -> None:
     """An address without the extra is a matter of usage."""
     monkeypatch.setitem(sys.modules, "fsspec", None)

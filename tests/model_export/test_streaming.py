@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from agent.errors import ModelError
@@ -89,4 +91,18 @@ def test_what_cannot_be_streamed_is_named(tmp_path: Path) -> None:
         write_streaming(other, tmp_path / "out.tflite", chunk_frames=8)
     with pytest.raises(ModelError, match="chunks of 4 frames leave half a pool over"):
         write_streaming(WINDOWED, tmp_path / "out.tflite", chunk_frames=4)
+    with pytest.raises(ModelError, match="a pool gets 73 columns of a window, expected a multiple of 2"):
+        write_streaming(longer_by_one(tmp_path / "longer.tflite"), tmp_path / "out.tflite", chunk_frames=8)
     assert not (tmp_path / "out.tflite").exists()
+
+
+def longer_by_one(file: Path) -> Path:
+    """The network with windows of a frame more, of which the first pool leaves one over."""
+    model = schema.ModelT.InitFromPackedBuf(WINDOWED.read_bytes())
+    for tensor in model.subgraphs[0].tensors:
+        if len(tensor.shape) == 4 and tensor.shape[0] == 1 and tensor.shape[1] >= 72:
+            tensor.shape = [1, tensor.shape[1] + 1, *tensor.shape[2:]]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    file.write_bytes(bytes(builder.Output()))
+    return file
