@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: model demo test check benchmark fuzz clean
+.PHONY: model demo test check benchmark fuzz faults soak clean
 
 demo: $(VENV)/demo.stamp  ## replay a street through the whole agent and a real broker
 	$(BIN)/python -m demo
@@ -19,6 +19,12 @@ check: $(VENV)/dev.stamp  ## format, lint, types
 
 fuzz: $(VENV)/dev.stamp  ## broken inputs for every parser (make fuzz COUNT=1000000)
 	$(BIN)/python -m fuzz --count $(or $(COUNT),20000)
+
+faults: $(VENV)/dev.stamp  ## break everything around the agent (make faults FAULTS=200 DEAF=3 SEED=2)
+	$(BIN)/python -m faults --faults $(or $(FAULTS),40) --deaf $(or $(DEAF),1) --seed $(or $(SEED),1)
+
+soak: $(VENV)/dev.stamp  ## hours of sound through the live path, with its memory (make soak HOURS=24)
+	$(BIN)/python -m faults --soak $(or $(HOURS),24)
 
 benchmark: $(VENV)/dev.stamp  ## the agent beside YAMNet (make benchmark YAMNET=FILE) and OpenL3
 	$(BIN)/python -m benchmarks $(if $(YAMNET),--yamnet $(YAMNET))

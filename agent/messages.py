@@ -544,11 +544,11 @@ def finished(draft: bytes, *, queued_s: float | None, boots: Mapping[str, float]
             if stamp.get("end_only"):
                 _measure_anew(message)
             message["quality"]["time_synced"] = True
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        if queued_s is not None:
+            message["queued_s"] = round(queued_s, _QUEUED_DIGITS)
+        return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-    if queued_s is not None:
-        message["queued_s"] = round(queued_s, _QUEUED_DIGITS)
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _measure_anew(message: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ class Shelf:
         max_bytes: the same for topics and payloads together; the file may be a quarter larger.
 
     Attributes:
-        seq: the highest number that was ever given.
+        seq: no number up to this one may be given again.
         dropped: messages discarded so far, by kind.
         boots: when boots of the machine began.
 
@@ -189,7 +189,7 @@ class Shelf:
 
         Args:
             changes: what is to be done.
-            seq: the highest number that was given.
+            seq: no number up to this one may be given again.
             dropped: messages discarded so far; what has no room now is added to `self.dropped`.
             durable: whether it must survive a power cut, and all before it.
 

@@ -31,6 +31,7 @@ T = TypeVar("T")
 BATCH_S = 10.0  # how long a level may wait before it is written
 BATCH_MESSAGES = 1000
 RETRY_S = 1.0  # a disk that takes nothing is asked no more often
+RESERVED = 10_000  # numbers, kept on disk before they are used: a kill or a power cut skips those that are left
 MAX_UNSAVED_BYTES = 16 << 20  # in memory, while the disk takes nothing
 
 _LOG_EVERY_DROPPED = 1000
@@ -74,6 +75,7 @@ class Spool:
         self._seq = 0
         self._dropped = dict.fromkeys(KINDS, 0)
         self._boots: dict[str, float] = {}
+        self._closing = False
         self._shelf: Shelf | None = None  # None: it could not be opened yet
         try:
             self._open()
@@ -145,7 +147,7 @@ class Spool:
             ends: whether it is the last about that event.
 
         Returns:
-            its `seq`: one more than the last, over restarts too.
+            its `seq`: one more than the last; after a kill or a power cut it skips some, so that none comes twice.
 
         Raises:
             DatabaseError: the file has become unusable for good.
@@ -158,8 +160,10 @@ class Spool:
             self._unsaved_bytes += message.size_bytes
             if event_id is not None:
                 self._changes.ledger[event_id] = None if ends else message
-            if kind != "level" or self._batch_is_due():
-                self._write(durable=kind == "event")
+            # A number may reach the broker before its message reaches the disk, and must not come a second time.
+            is_reserved = self._shelf is not None and seq <= self._shelf.seq
+            if kind != "level" or not is_reserved or self._batch_is_due():
+                self._write(durable=kind == "event" or not is_reserved)
             self._bound_memory()
         self._say_what_was_dropped()
         told = self._told
@@ -281,7 +285,8 @@ class Spool:
     def close(self) -> None:
         """Let go of the file. What waits stays in it."""
         with self._lock:
-            if self._changes.new or self._changes.forgotten:
+            if self._changes.new or self._shelf is not None:
+                self._closing = True
                 self._tried_s = -inf
                 self._write(durable=True)
             if self._shelf is not None:
@@ -346,12 +351,19 @@ class Spool:
             self._open()
         assert self._shelf is not None
         try:
-            self._shelf.write(self._changes, seq=self._seq, dropped=self._dropped, durable=durable)
+            reserved = self._reserved(self._shelf.seq)
+            self._shelf.write(self._changes, seq=reserved, dropped=self._dropped, durable=durable)
         except DatabaseCorruptError as error:
             self._begin_anew(self._shelf, error)
             return False
         self._dropped = dict(self._shelf.dropped)
         return True
+
+    def _reserved(self, before: int) -> int:
+        """Up to which number the file says that they are used: some more than are, until it is closed."""
+        if self._closing:
+            return self._seq
+        return before if before >= self._seq + RESERVED // 2 else self._seq + RESERVED
 
     def _begin_anew(self, shelf: Shelf, error: DatabaseCorruptError) -> None:
         """Leave a damaged file behind."""

@@ -17,6 +17,7 @@ from agent.model_card import CARD_NAME, DEFAULT_MODEL
 from agent.spool import Spool
 
 TOPIC = "urbansound/node-07/street/event"
+BOOT = "7f1c1c1e-0000-4000-8000-000000000001"
 EVENT: dict[str, object] = {
     "schema": "urbansound.event/1",
     "event_id": "019b796d-d664-7e4b-9d3a-5f0c8b6a2e11",
@@ -105,7 +106,8 @@ def messages() -> list[bytes]:
     """Events on the wire."""
     end = EVENT | {"event_type": "end", "end": "2026-01-01T12:00:07.900Z", "end_reason": "quiet"}
     sent = EventMessage.model_validate(end).to_json()
-    return [json.dumps(EVENT).encode(), sent, b'{"node":' + b"[" * _NESTED]
+    draft = EVENT | {"stamp": {"boot": BOOT, "utc_zero_s": 1.6e9}, "node": "\ud83d"}
+    return [json.dumps(EVENT).encode(), json.dumps(draft).encode(), sent, b'{"node":' + b"[" * _NESTED]
 
 
 def spools() -> list[bytes]:

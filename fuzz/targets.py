@@ -29,7 +29,7 @@ from agent.frontend import FrontEnd
 from agent.model_card import CARD_NAME, DEFAULT_MODEL, ModelCard, load_model_folder
 from agent.values import AudioBlock
 from agent.wavfile import open_recording, start_time_from_name
-from fuzz.seeds import TOPIC
+from fuzz.seeds import BOOT, TOPIC
 
 Target = Callable[[bytes], None]
 
@@ -114,8 +114,9 @@ class Targets:
                 connection.close()
 
     def message(self, data: bytes) -> None:
-        """What somebody published where events are published."""
+        """What somebody published where events are published; and what lies in a spool, as it is sent."""
         _message_line(TOPIC, messages.read_event(data))
+        messages.finished(data, queued_s=1.0, boots={BOOT: 1.7e9})
 
     def spool(self, data: bytes) -> None:
         """A spool file, found at the start of the agent: events are ended, messages sent, appended and forgotten."""
@@ -130,8 +131,9 @@ class Targets:
                 client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
                 waiting = outbox.spool.oldest(20)
                 for message in waiting:
-                    if is_topic(message.topic):
-                        client.publish(message.topic, message.payload, qos=1)
+                    payload = outbox._finished(message)
+                    if payload is not None and is_topic(message.topic):
+                        client.publish(message.topic, payload, qos=1)
                 outbox.spool.append(TOPIC, lambda seq: b"%d" % seq)
                 outbox.spool.forget([message.seq for message in waiting])
             finally:

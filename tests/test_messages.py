@@ -261,7 +261,18 @@ def test_a_message_of_another_schema_is_completed_as_well() -> None:
 
 
 @pytest.mark.parametrize(
-    "draft", [b"", b"\xff\xfe", b"[1]", b"{", b'{"stamp":{"boot":"b","utc_zero_s":"x"}}', b'{"stamp":{"boot":"b"}}']
+    "draft",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[1]",
+        b"{",
+        b'{"stamp":{"boot":"b","utc_zero_s":"x"}}',
+        b'{"stamp":{"boot":"b"}}',
+        b'{"node":"\\ud83d"}',  # half a character
+        b"[" * 100_000,
+    ],
+    ids=lambda draft: repr(draft[:40]),
 )
 def test_a_damaged_draft_is_not_sent(draft: bytes) -> None:
     """A bad card does not put rubbish on the wire."""
