@@ -20,13 +20,15 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import messages
-from agent.app import Judge, Outbox, Stop
+from agent.app import Judge
 from agent.broker import BrokerOptions, Connection, Publication, is_topic
 from agent.cli import _message_line
 from agent.config import Config, load_config
 from agent.errors import AgentError
 from agent.frontend import FrontEnd
 from agent.model_card import CARD_NAME, DEFAULT_MODEL, ModelCard, load_model_folder
+from agent.outbox import Outbox
+from agent.stop import Stop
 from agent.values import AudioBlock
 from agent.wavfile import open_recording, start_time_from_name
 from fuzz.seeds import BOOT, TOPIC
