@@ -74,7 +74,7 @@ class Node:
 def node(
     set_clock: SetClock,
     urbansound: CommandFactory,
-    sound_server: SoundServer,
+    breakable_sound_server: SoundServer,
     make_broker: BrokerFactory,
     tmp_path: Path,
 ) -> Iterator[Node]:
@@ -83,13 +83,16 @@ def node(
         pytest.skip("the clock of this machine is set by systemd-timesyncd, and everybody may know")
     broker = make_broker()
     set_clock.set(-2 * HOUR_S, synced=False)
-    with closing(Loudspeaker(sound_server.load_fifo())) as loudspeaker:
+    with closing(Loudspeaker(breakable_sound_server.load_fifo())) as loudspeaker:
         config = write_config(tmp_path, port=broker.port)
-        agent = urbansound("run", "--config", config, environment=sound_server.environment, more=set_clock.environment)
+        agent = urbansound(
+            "run", "--config", config, environment=breakable_sound_server.environment, more=set_clock.environment
+        )
         agent.wait_for_log("capture.opened")
         yield Node(agent, broker, loudspeaker)
 
 
+@pytest.mark.slow
 def test_steps_of_hours_do_not_bend_what_is_heard(
     node: Node, set_clock: SetClock, subscribe: SubscriberFactory, wail: Sound, siren: Sound
 ) -> None:
