@@ -24,7 +24,8 @@ SHARES = {
     "card": 0.15,
     "packets": 0.15,
     "message": 0.25,
-    "spool": 0.03,
+    "spool": 0.02,
+    "coverage": 0.01,
 }
 LONGEST_BYTES = 65_536
 LIMIT_S = 20  # for one input

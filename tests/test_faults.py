@@ -17,12 +17,13 @@ from agent.values import FloatArray
 from faults import powercut
 from faults.__main__ import deaf_rows, delivery_rows, power_rows, promises_kept
 from faults.children import HOST, Broker, Child
-from faults.deaf import NEVER, Deafness
+from faults.deaf import NEVER, Deafness, Ward
 from faults.delivery import Fault, Outcome, break_delivery
 from faults.network import Gate
 from faults.node import Progress, Tape
 from faults.powercut import Call, Cut, Disk, cut, cut_power, record
 from faults.soak import Hour, growth
+from faults.street import make_street
 from tests.broker import DEADLINE_S, wait_until
 
 RATE_HZ = 8000
@@ -210,6 +211,25 @@ def test_a_tape_can_go_round_for_ever() -> None:
     played = np.concatenate([tape.read(700)[0][:, 0] for _ in range(5)])
 
     np.testing.assert_array_equal(played, np.tile(samples, 4)[:3500])
+
+
+# Deafness
+
+
+@needs_mosquitto
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pulseaudio") is None, reason="pulseaudio is not installed")
+@pytest.mark.parametrize(("kind", "said"), [("all zero", "silent zero"), ("device gone", "lost device")])
+def test_a_deaf_node_says_so_and_hears_again(tmp_path: Path, kind: str, said: str) -> None:
+    """A subscriber is told within ten seconds, and again when sound comes back; nobody touches the node."""
+    street = make_street(tmp_path / "street.wav", 30.0, 1)
+
+    deafness = Ward(tmp_path / "ward", street).suffer(kind)
+
+    assert deafness.problems == []
+    assert deafness.noticed_s <= 10.0
+    assert deafness.said == said
+    assert deafness.recovered_s < NEVER
 
 
 # What is made of it
