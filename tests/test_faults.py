@@ -275,6 +275,6 @@ def test_one_broken_promise_is_enough(outcome: Outcome, cut: Cut, deafness: Deaf
 
 def test_growth_is_counted_from_the_first_hour() -> None:
     """What the agent needs until it has settled is not growth; the worst hour after that counts."""
-    hours = [Hour(n, memory, 15, 0, 0, 1.0) for n, memory in enumerate((100, 101, 104, 102), 1)]
+    hours = [Hour(n, memory, 50, 15, 0, 0, 1.0) for n, memory in enumerate((100, 101, 104, 102), 1)]
 
     assert growth(hours) == pytest.approx(0.04)
