@@ -267,6 +267,7 @@ def read_rows(path: Path, layout: Layout, sql: str) -> list[tuple[Any, ...]]:
     """
     try:
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=READER_S)
+        database.text_factory = _text
         try:
             (application,) = database.execute("PRAGMA application_id").fetchone()
             (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -275,7 +276,7 @@ def read_rows(path: Path, layout: Layout, sql: str) -> list[tuple[Any, ...]]:
             return database.execute(sql).fetchall()
         finally:
             database.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: Python fails to word SQLite's error
         raise DatabaseError(f"{layout.name} {path}: cannot be read ({error})") from error
 
 

@@ -5,7 +5,8 @@ the agent runs. A file that cannot be written is never fatal: the sensor hears o
 """
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,16 +68,17 @@ class Hours:
 
     def known(self) -> dict[int, Tally]:
         """The hours that are kept; none where the file cannot be read, which is said in the log."""
-        return {hour: Tally(*ns) for hour, *ns in self._rows(_ALL)}
+        return _tallies(self._rows(_ALL))
 
     def last_heard(self) -> LastHeard | None:
-        """Where the run before ended; None where there was none."""
+        """Where the run before ended; None where there was none, or nobody can read it."""
         marks = dict(self._rows("SELECT name, value FROM marks"))
-        if _HEARD_UNTIL not in marks:
+        heard_until = marks.get(_HEARD_UNTIL, "")
+        if not re.fullmatch("[0-9]{1,19}", heard_until):  # a bad card may have changed it
             return None
         cause = marks.get(_DEAF)
         return LastHeard(
-            int(marks[_HEARD_UNTIL]),
+            int(heard_until),
             marks.get(_BOOT, ""),
             marks.get(_IS_RIGHT) == "yes",
             cause if cause in get_args(GapCause) else None,
@@ -165,4 +167,10 @@ def read_hours(path: Path) -> dict[int, Tally]:
     Raises:
         DatabaseError: there is no such file, or it cannot be read.
     """
-    return {hour: Tally(*ns) for hour, *ns in read_rows(path, _LAYOUT, _ALL)}
+    return _tallies(read_rows(path, _LAYOUT, _ALL))
+
+
+def _tallies(rows: Iterable[tuple[Any, ...]]) -> dict[int, Tally]:
+    """Rows as tallies by hour, without those that a bad card has changed: SQLite does not look at what it reads."""
+    sound = (row for row in rows if all(type(value) is int for value in row) and min(row[1:]) >= 0)
+    return {hour: Tally(*ns) for hour, *ns in sound}

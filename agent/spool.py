@@ -16,7 +16,8 @@ room. Only a kill in that time costs them. A file that is damaged is left behind
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from typing import Self, TypeVar
@@ -82,11 +83,11 @@ class Spool:
         except DatabaseUnwritableError as error:
             self._note_trouble(str(error))
         self._dropped_before = self.dropped
+        self._count()
 
     def __len__(self) -> int:
-        """Messages that wait."""
-        saved = 0 if self._shelf is None else len(self._shelf) - len(self._changes.forgotten)
-        return saved + len(self._changes.new)
+        """Messages that wait, as of the last change; does not wait for one that is under way."""
+        return self._n_waiting
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +153,7 @@ class Spool:
         Raises:
             DatabaseError: the file has become unusable for good.
         """
-        with self._lock:
+        with self._changing():
             seq = self._seq + 1
             message = SpooledMessage(seq, topic, payload(seq), KINDS.index(kind), self._boot, self._monotonic())
             self._seq = seq
@@ -186,7 +187,7 @@ class Spool:
             DatabaseError: the file has become unusable for good.
         """
         found: list[SpooledMessage] = []
-        with self._lock:
+        with self._changing():
             until = self._seq if until is None else until
             while len(found) < limit:
                 asked = limit - len(found)
@@ -208,7 +209,7 @@ class Spool:
         Raises:
             DatabaseError: the file has become unusable for good.
         """
-        with self._lock:
+        with self._changing():
             for seq in seqs:
                 unsaved = self._changes.new.pop(seq, None)
                 if unsaved is not None:
@@ -219,7 +220,7 @@ class Spool:
 
     def discard(self, seqs: Collection[int]) -> None:
         """Drop messages that cannot be sent, and count them; otherwise like `forget`."""
-        with self._lock:
+        with self._changing():
             unsaved = {seq: self._changes.new[seq].rank for seq in seqs if seq in self._changes.new}
             for rank in (self._saved(seqs) | unsaved).values():
                 self._dropped[KINDS[rank]] += 1
@@ -249,7 +250,7 @@ class Spool:
 
     def note_boot(self, boot: str, utc_zero_s: float) -> None:
         """Remember when a boot of the machine began: the clock is known to be right now."""
-        with self._lock:
+        with self._changing():
             self._boots[boot] = self._changes.boots[boot] = utc_zero_s
             self._write(durable=False)
 
@@ -259,7 +260,7 @@ class Spool:
         Raises:
             DatabaseError: the file has become unusable for good.
         """
-        with self._lock:
+        with self._changing():
             if self._trouble is not None or self._batch_is_due():
                 self._write(durable=True)
 
@@ -269,7 +270,7 @@ class Spool:
         Raises:
             DatabaseError: the file has become unusable for good.
         """
-        with self._lock:
+        with self._changing():
             return self._asked(lambda shelf: shelf.open_events()) or []
 
     def forget_event(self, event_id: str) -> None:
@@ -278,19 +279,32 @@ class Spool:
         Raises:
             DatabaseError: the file has become unusable for good.
         """
-        with self._lock:
+        with self._changing():
             self._changes.ledger[event_id] = None
             self._write(durable=False)
 
     def close(self) -> None:
         """Let go of the file. What waits stays in it."""
-        with self._lock:
+        with self._changing():
             if self._changes.new or self._shelf is not None:
                 self._closing = True
                 self._tried_s = -inf
                 self._write(durable=True)
             if self._shelf is not None:
                 self._shelf.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One thread at a time; how many wait is counted when all is in its place again."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._count()
+
+    def _count(self) -> None:
+        saved = 0 if self._shelf is None else len(self._shelf) - len(self._changes.forgotten)
+        self._n_waiting = saved + len(self._changes.new)
 
     def _open(self) -> None:
         """Open the file; what memory knows better stays."""

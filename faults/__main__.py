@@ -146,13 +146,14 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _soak(n_hours: int, seed: int, folder: Path) -> bool:
-    print("| hour | memory (MiB) | descriptors | spool (MiB) | messages | took (s) |\n|---|---|---|---|---|---|")
+    print("| hour | memory (MiB) | private (MiB) | descriptors | spool (MiB) | messages | took (s) |")
+    print("|---|---|---|---|---|---|---|")
     hours: list[Hour] = []
     for hour in soak(n_hours, seed, folder):
         hours.append(hour)
         print(
-            f"| {hour.hour} | {hour.memory_bytes / 2**20:.2f} | {hour.descriptors} | {hour.spool_bytes / 2**20:.2f} "
-            f"| {hour.told} | {hour.took_s:.0f} |",
+            f"| {hour.hour} | {hour.memory_bytes / 2**20:.2f} | {hour.private_bytes / 2**20:.2f} | {hour.descriptors} "
+            f"| {hour.spool_bytes / 2**20:.2f} | {hour.told} | {hour.took_s:.0f} |",
             flush=True,
         )
     grown, leaked = growth(hours), max(hour.descriptors for hour in hours) - hours[0].descriptors

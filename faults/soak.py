@@ -29,7 +29,8 @@ class Hour:
 
     Attributes:
         hour: how many.
-        memory_bytes: resident, without what it shares with files.
+        memory_bytes: resident, as `ps` has it.
+        private_bytes: of that, what is not of files: libraries and networks are.
         descriptors: that it has open.
         spool_bytes: of the spool's files.
         told: messages that came so far.
@@ -38,6 +39,7 @@ class Hour:
 
     hour: int
     memory_bytes: int
+    private_bytes: int
     descriptors: int
     spool_bytes: int
     told: int
@@ -71,7 +73,8 @@ def soak(hours: int, seed: int, folder: Path) -> Iterator[Hour]:
             wait_until(_heard(node, progress, hour * HOUR_S), f"hour {hour}", HOUR_LIMIT_S)
             yield Hour(
                 hour=hour,
-                memory_bytes=_memory(node.pid),
+                memory_bytes=_memory(node.pid, "VmRSS"),
+                private_bytes=_memory(node.pid, "RssAnon"),
                 descriptors=len(list(Path(f"/proc/{node.pid}/fd").iterdir())),
                 spool_bytes=sum(file.stat().st_size for file in spool.iterdir()),
                 told=len(witness.told),
@@ -90,12 +93,12 @@ def _heard(node: Child, progress: Path, until_s: float) -> Callable[[], bool]:
     return heard
 
 
-def _memory(pid: int) -> int:
-    """Private memory of a process, in bytes: what is resident, without pages that belong to files."""
+def _memory(pid: int, name: str) -> int:
+    """Memory of a process by the kernel's name for it, in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise CampaignError(f"process {pid} has no RssAnon")
+    raise CampaignError(f"process {pid} has no {name}")
 
 
 def growth(hours: list[Hour]) -> float:

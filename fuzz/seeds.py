@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from agent.coverage import HOUR_NS, Tally
+from agent.hours import Hours, LastHeard
 from agent.messages import EventMessage
 from agent.model_card import CARD_NAME, DEFAULT_MODEL
 from agent.spool import Spool
 
 TOPIC = "urbansound/node-07/street/event"
+NOW_NS = 1_767_268_800 * 10**9  # noon on the first day of 2026
 BOOT = "7f1c1c1e-0000-4000-8000-000000000001"
 EVENT: dict[str, object] = {
     "schema": "urbansound.event/1",
@@ -123,6 +126,18 @@ def spools() -> list[bytes]:
         return [used.read_bytes(), new.read_bytes()]
 
 
+def coverages() -> list[bytes]:
+    """A coverage file with some hours and the end of a run; and one that is new."""
+    with tempfile.TemporaryDirectory() as folder:
+        used, new = Path(folder) / "used.sqlite", Path(folder) / "new.sqlite"
+        for file, last in ((used, LastHeard(NOW_NS - HOUR_NS, BOOT, True, "stalled")), (new, None)):
+            hours = Hours(file)
+            first = NOW_NS // HOUR_NS - 5
+            hours.keep({first + n: Tally(HOUR_NS // 2, 7, 8, 9) for n in range(5 if last else 0)}, last)
+            hours.close()
+        return [used.read_bytes(), new.read_bytes()]
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "configuration": configurations,
     "recording": recordings,
@@ -131,4 +146,5 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "packets": packets,
     "message": messages,
     "spool": spools,
+    "coverage": coverages,
 }

@@ -20,16 +20,22 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import messages
-from agent.app import Judge, Outbox, Stop
+from agent.accounts import Accounts
+from agent.app import Judge
 from agent.broker import BrokerOptions, Connection, Publication, is_topic
 from agent.cli import _message_line
+from agent.clock import Reckoning, Timeline, WallClock
 from agent.config import Config, load_config
 from agent.errors import AgentError
 from agent.frontend import FrontEnd
+from agent.hours import Hours, read_hours
 from agent.model_card import CARD_NAME, DEFAULT_MODEL, ModelCard, load_model_folder
-from agent.values import AudioBlock
+from agent.outbox import Outbox
+from agent.stop import Stop
+from agent.timesheet import as_text, hour_rows
+from agent.values import AudioBlock, Gap
 from agent.wavfile import open_recording, start_time_from_name
-from fuzz.seeds import BOOT, TOPIC
+from fuzz.seeds import BOOT, NOW_NS, TOPIC
 
 Target = Callable[[bytes], None]
 
@@ -37,6 +43,7 @@ HOST = "127.0.0.1"
 MEMORY = Path("/dev/shm")  # files of a moment, that no disk has to write
 PACKETS_AT_MOST = 50
 BLOCKS_AT_MOST = 20
+RATE_HZ = 1000
 
 
 class Targets:
@@ -58,6 +65,7 @@ class Targets:
             "packets": self.packets,
             "message": self.message,
             "spool": self.spool,
+            "coverage": self.coverage,
         }
 
     def __enter__(self) -> "Targets":
@@ -115,7 +123,7 @@ class Targets:
 
     def message(self, data: bytes) -> None:
         """What somebody published where events are published; and what lies in a spool, as it is sent."""
-        _message_line(TOPIC, messages.read_event(data))
+        _message_line(TOPIC, messages.read_message(data))
         messages.finished(data, queued_s=1.0, boots={BOOT: 1.7e9})
 
     def spool(self, data: bytes) -> None:
@@ -139,6 +147,30 @@ class Targets:
             finally:
                 outbox.spool.close()
                 outbox.publisher._waker.close()
+
+    def coverage(self, data: bytes) -> None:
+        """A coverage file, which a command reads and the sensor goes on with: it tells the gap since the last run."""
+        folder = self._folder / "coverage"
+        for old in folder.glob("*") if folder.is_dir() else ():
+            old.unlink()
+        file = self._written("coverage/coverage.sqlite", data)
+        with contextlib.suppress(AgentError):
+            list(as_text(hour_rows(read_hours(file), now_ns=NOW_NS, newest=2160)))
+
+        def tell(gap: Gap, reckoning: Reckoning) -> None:
+            topics = messages.Topics("urbansound", "node-07")
+            messages.told_gap(gap, topics=topics, source="street", reckoning=reckoning)[1](1)
+
+        clock = WallClock(wall=lambda: NOW_NS / 1e9, monotonic=lambda: 1.0, synced=lambda: True, boot=BOOT)
+        reckoning, hours = clock.reckon(), Hours(file)
+        accounts = Accounts(hours, tell, now_s=1.0, reckoning=reckoning)
+        accounts.begin(RATE_HZ)
+        timeline = Timeline(RATE_HZ, clock)
+        block = AudioBlock(np.zeros(RATE_HZ, np.float32), 0)
+        accounts.lose(block, "device", timeline)
+        accounts.hear(block, timeline)
+        accounts.look(3.0, None, away=False)
+        accounts.finish(4.0)
 
     def _written(self, name: str, data: bytes) -> Path:
         file = self._folder / name

@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.app import Judge, Outbox, Stop
+from agent.app import Judge
 from agent.capture import Microphone
 from agent.config import Config
 from agent.errors import DeviceAwayError, DeviceHungError
 from agent.health import Heartbeat
 from agent.hours import Hours, read_hours
+from agent.outbox import Outbox
 from agent.portaudio import StreamSettings
 from agent.sensor import Sensor
+from agent.stop import Stop
 from agent.values import FloatArray, Prediction, Window
 from tests.broker import DEADLINE_S, HOST, Broker, BrokerFactory, Subscriber, SubscriberFactory, free_port, wait_until
 from tests.commands import Command, CommandFactory

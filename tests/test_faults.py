@@ -17,12 +17,13 @@ from agent.values import FloatArray
 from faults import powercut
 from faults.__main__ import deaf_rows, delivery_rows, power_rows, promises_kept
 from faults.children import HOST, Broker, Child
-from faults.deaf import NEVER, Deafness
+from faults.deaf import NEVER, Deafness, Ward
 from faults.delivery import Fault, Outcome, break_delivery
 from faults.network import Gate
 from faults.node import Progress, Tape
 from faults.powercut import Call, Cut, Disk, cut, cut_power, record
 from faults.soak import Hour, growth
+from faults.street import make_street
 from tests.broker import DEADLINE_S, wait_until
 
 RATE_HZ = 8000
@@ -212,6 +213,25 @@ def test_a_tape_can_go_round_for_ever() -> None:
     np.testing.assert_array_equal(played, np.tile(samples, 4)[:3500])
 
 
+# Deafness
+
+
+@needs_mosquitto
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pulseaudio") is None, reason="pulseaudio is not installed")
+@pytest.mark.parametrize(("kind", "said"), [("all zero", "silent zero"), ("device gone", "lost device")])
+def test_a_deaf_node_says_so_and_hears_again(tmp_path: Path, kind: str, said: str) -> None:
+    """A subscriber is told within ten seconds, and again when sound comes back; nobody touches the node."""
+    street = make_street(tmp_path / "street.wav", 30.0, 1)
+
+    deafness = Ward(tmp_path / "ward", street).suffer(kind)
+
+    assert deafness.problems == []
+    assert deafness.noticed_s <= 10.0
+    assert deafness.said == said
+    assert deafness.recovered_s < NEVER
+
+
 # What is made of it
 
 
@@ -255,6 +275,6 @@ def test_one_broken_promise_is_enough(outcome: Outcome, cut: Cut, deafness: Deaf
 
 def test_growth_is_counted_from_the_first_hour() -> None:
     """What the agent needs until it has settled is not growth; the worst hour after that counts."""
-    hours = [Hour(n, memory, 15, 0, 0, 1.0) for n, memory in enumerate((100, 101, 104, 102), 1)]
+    hours = [Hour(n, memory, 50, 15, 0, 0, 1.0) for n, memory in enumerate((100, 101, 104, 102), 1)]
 
     assert growth(hours) == pytest.approx(0.04)

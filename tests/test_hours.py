@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,36 @@ def test_another_programs_file_is_an_error_for_the_reader(tmp_path: Path) -> Non
 
     with pytest.raises(DatabaseError, match="expected a file of version 1"):
         read_hours(other)
+
+
+@pytest.mark.parametrize("damaged", ["17672652\ufffd0", "-5", "9" * 40, ""])
+def test_an_end_of_a_run_that_nobody_can_read_is_none(hours: Hours, path: Path, damaged: str) -> None:
+    """A bit that flipped in the mark does not keep the sensor from starting: it begins as a new one does."""
+    hours.keep({}, LastHeard(7, "boot", True, None))
+    hours.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE marks SET value = ? WHERE name = 'heard_until_ns'", (damaged,))
+
+    assert hours.last_heard() is None
+
+
+def test_an_hour_that_a_bad_card_has_changed_is_left_out(hours: Hours, path: Path) -> None:
+    """It says less than nothing; the others are there."""
+    hours.keep({HOUR: Tally(heard=10), HOUR + 1: Tally(heard=20)}, None)
+    hours.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE hours SET lost_ns = -1 WHERE hour = ?", (HOUR,))
+
+    assert read_hours(path) == hours.known() == {HOUR + 1: Tally(heard=20)}
+
+
+def test_a_schema_that_nobody_can_read_is_told(hours: Hours, path: Path) -> None:
+    """SQLite quotes the damaged bytes, which are no text: an error with the file's name, not a crash."""
+    hours.keep({HOUR: Tally(heard=10)}, None)
+    hours.close()
+    raw = path.read_bytes()
+    at = raw.index(b"CREATE TABLE hours")
+    path.write_bytes(raw[:at] + b"CREATE \xffABLE hours" + raw[at + 18 :])
+
+    with pytest.raises(DatabaseError, match=str(path)):
+        read_hours(path)

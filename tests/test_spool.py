@@ -690,3 +690,24 @@ def test_after_an_orderly_end_no_number_is_skipped(path: Path) -> None:
     for expected in (1, 2, 3):
         with Spool(path, max_messages=1000) as spool:
             assert spool.append(TOPIC, numbered, kind="level") == expected
+
+
+def test_how_many_wait_is_asked_while_others_change_it(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread is not kept waiting: in the middle of a change it gets what was before."""
+    for _ in range(3):
+        spool.append(TOPIC, numbered)
+    shelf = spool._shelf
+    assert shelf is not None
+    write, seen = shelf.write, []
+
+    def watched(*arguments: Any, **more: Any) -> None:  # noqa: ANN401  what `write` takes
+        write(*arguments, **more)
+        seen.append(len(spool))
+
+    monkeypatch.setattr(shelf, "write", watched)
+
+    spool.forget([1, 2, 3])
+    spool.append(TOPIC, numbered)
+
+    assert seen == [3, 0]
+    assert len(spool) == 1
