@@ -26,8 +26,8 @@ faults: $(VENV)/dev.stamp  ## break everything around the agent (make faults FAU
 soak: $(VENV)/dev.stamp  ## hours of sound through the live path, with its memory (make soak HOURS=24)
 	$(BIN)/python -m faults --soak $(or $(HOURS),24)
 
-benchmark: $(VENV)/dev.stamp  ## the agent beside YAMNet (make benchmark YAMNET=FILE) and OpenL3
-	$(BIN)/python -m benchmarks $(if $(YAMNET),--yamnet $(YAMNET))
+benchmark: $(VENV)/dev.stamp  ## the agent beside YAMNet and OpenL3, and live (make benchmark YAMNET=FILE LIVE=600)
+	$(BIN)/python -m benchmarks $(if $(YAMNET),--yamnet $(YAMNET)) $(if $(LIVE),--live $(LIVE))
 
 # Once more the recipe of the default model, over some hours. EPOCHS=1 shows in minutes that all steps run.
 DATA = --us8k $(US8K) --esc10 $(ESC10)

@@ -23,11 +23,12 @@ import numpy as np
 
 from agent import __version__, pipeline
 from agent.accelerator import Trial, try_named
-from agent.app import Judge, Stop
+from agent.app import Judge
 from agent.config import ACCELERATORS, Config
 from agent.errors import RecordingError
 from agent.inference import Classifier
 from agent.replay import replay
+from agent.stop import Stop
 from agent.values import AudioBlock, FloatArray, Prediction, Window
 from agent.wavfile import open_recording, write_recording
 

@@ -27,9 +27,10 @@ from agent.logs import log_to_stderr
 from agent.progress import Progress
 
 if TYPE_CHECKING:
-    from agent.app import Judge, Stop
+    from agent.app import Judge
     from agent.config import Config
     from agent.messages import EventMessage, GapMessage, HealthMessage
+    from agent.stop import Stop
     from agent.wavfile import Recording, Source
     from agent.workers import Workers
 
@@ -415,8 +416,10 @@ def _check_replay(options: argparse.Namespace, n_files: int) -> None:
 
 def _replay(options: argparse.Namespace) -> int:
     from agent import messages
-    from agent.app import Judge, Outbox, StopSignals
+    from agent.app import Judge
+    from agent.outbox import Outbox
     from agent.replay import replay
+    from agent.stop import StopSignals
     from agent.timesheet import RecordingTimes
     from agent.values import SoundEvent
     from agent.wavfile import start_time_from_name
@@ -481,8 +484,9 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _classify(options: argparse.Namespace) -> int:
-    from agent.app import Judge, StopSignals
+    from agent.app import Judge
     from agent.replay import classify
+    from agent.stop import StopSignals
 
     files, problems = _recordings(options)
     config = _configuration(options.config)
@@ -583,8 +587,9 @@ def _devices(_options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from agent.app import Judge, broker_options
+    from agent.app import Judge
     from agent.config import toml_lines
+    from agent.outbox import broker_options
 
     config = _configuration(options.file)
     judge = Judge(config, live=True)
@@ -610,7 +615,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _watch(options: argparse.Namespace) -> int:
     from agent import broker, messages
-    from agent.app import broker_options
+    from agent.outbox import broker_options
 
     config = _configuration(options.config)
     changes = {name: getattr(options, name) for name in ("host", "port") if getattr(options, name) is not None}
@@ -651,9 +656,9 @@ def _message_line(topic: str, message: "EventMessage | GapMessage | HealthMessag
 
 
 def _coverage(options: argparse.Namespace) -> int:
-    from agent.app import coverage_file
     from agent.clock import to_ns
     from agent.hours import read_hours
+    from agent.outbox import coverage_file
     from agent.timesheet import as_text, hour_rows
 
     hours = read_hours(coverage_file(_configuration(options.config)))

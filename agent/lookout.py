@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 HEALTH_S = 60.0
 
 _AWAY = {"waiting", "stopped", "hung", "failed"}  # of `CaptureSnapshot.state`
+_OPEN = {"open", "running"}
 _LEVELS: dict[State, int] = {"hearing": logging.INFO, "recovering": logging.INFO}
 
 
@@ -54,7 +55,7 @@ class Lookout:
         self._now = now
         self._watch = LivenessWatch(now_s)
         self._said_s = now_s
-        self._capturing = False
+        self._is_open = False
         self._balance = accounts.look(now_s, None, away=False)
         self._tell(self.liveness, now_s)
 
@@ -75,7 +76,7 @@ class Lookout:
         """
         now = self.liveness
         stalled = now.state == "stalled" and now.cause != "too_slow" and now_s - now.since_s >= give_up_s
-        return now if stalled and self._capturing else None
+        return now if stalled and self._is_open else None
 
     def in_words(self) -> str:
         """Whether the sensor hears, for `systemctl status`."""
@@ -92,7 +93,7 @@ class Lookout:
         """
         rate_hz = sample_rate_hz or 1  # of no samples
         away = capture.state in _AWAY
-        self._capturing = capture.state == "running"
+        self._is_open = capture.state in _OPEN
         sight = Sight(
             now_s=now_s,
             device=not away,

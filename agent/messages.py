@@ -260,6 +260,7 @@ class HealthMessage(WirePart):
         events: how many were begun.
         late_s: how much sound waits to be judged.
         wide_hop_s: the window hop, where it is wider than configured so that the analysis keeps up.
+        accelerator: what the embedding network runs on; `info` says why.
         reopened: how often a lost microphone was found again.
         overflows: how often PortAudio said that it lost sound.
         invalid_samples: that were no numbers, and were taken for silence.
@@ -293,6 +294,7 @@ class HealthMessage(WirePart):
     events: int
     late_s: float
     wide_hop_s: float | None = None
+    accelerator: str
     reopened: int
     overflows: int
     invalid_samples: int

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.app import Judge, broker_options
+from agent.app import Judge
 from agent.broker import BrokerOptions
 from agent.config import Config
 from agent.errors import AgentError
+from agent.outbox import broker_options
 
 log = logging.getLogger(__name__)
 

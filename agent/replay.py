@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent import pipeline
-from agent.app import Judge, Stop
+from agent.app import Judge
+from agent.stop import Stop
 from agent.timesheet import RecordingTimes
 from agent.values import AudioBlock, EndReason, FloatArray, SoundEvent
 from agent.wavfile import Recording

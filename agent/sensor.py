@@ -14,7 +14,7 @@ import numpy as np
 
 from agent import pipeline
 from agent.accounts import Accounts
-from agent.app import Judge, Outbox, Stages, Stop, StopSignals, coverage_file
+from agent.app import Judge, Stages
 from agent.capture import Microphone
 from agent.clock import Timeline
 from agent.config import Config
@@ -23,9 +23,11 @@ from agent.health import Health, Heartbeat
 from agent.hours import Hours
 from agent.liveness import Liveness
 from agent.lookout import Lookout
+from agent.outbox import Outbox, coverage_file
 from agent.pace import Pace
 from agent.reload import Reloader
 from agent.ring import Ring
+from agent.stop import Stop, StopSignals
 from agent.values import AudioBlock, EndReason, GapCause, SoundEvent
 
 log = logging.getLogger(__name__)

@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent import pipeline
-from agent.app import Judge, Stop
+from agent.app import Judge
 from agent.config import Config
 from agent.errors import AgentError, RecordingError
 from agent.mono import Channel
 from agent.resampler import LEAD_S
+from agent.stop import Stop
 from agent.values import AudioBlock, FloatArray, Prediction
 from agent.wavfile import Recording, Source, open_recording
 

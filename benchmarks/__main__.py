@@ -20,6 +20,7 @@ from agent.config import Config, ModelConfig
 from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
 from agent.values import FloatArray
 from benchmarks.limit import multiplications, peak_per_s
+from benchmarks.live import listen, live_table
 from benchmarks.systems import HOP_S, RATE_HZ, Measured, make_large, measure_agent, measure_openl3, measure_yamnet
 
 BENCH_S = 20.0
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The agent beside its peers.")
     parser.add_argument("--yamnet", type=Path, metavar="FILE", help="YAMNet as TFLite: float32 (15600,) at 16 kHz")
     parser.add_argument("--seconds", type=int, default=20, metavar="S", help="of sound for each system (default: 20)")
+    parser.add_argument("--live", type=int, metavar="S", help="listen with the whole agent for so long as well")
     options = parser.parse_args(arguments)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -64,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sound = street(options.seconds, RATE_HZ)
     for line in peer_table([in_a_new_process(work, sound) for work in works]):
         print(line)
+    if options.live is not None:
+        print()
+        for line in live_table(listen(options.live)):
+            print(line)
     return 0
 
 

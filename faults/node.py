@@ -24,10 +24,11 @@ from unittest import mock
 import numpy as np
 
 from agent import sensor
-from agent.app import Judge, Outbox
+from agent.app import Judge
 from agent.capture import Microphone
 from agent.cli import main as urbansound
 from agent.inference import Classifier
+from agent.outbox import Outbox
 from agent.values import FloatArray, Prediction, Window
 from agent.wavfile import open_recording
 

@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", choices=SHARES, help="this one alone, with all of the count")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # inside the child
     options = parser.parse_args(arguments)
+    KEPT.mkdir(parents=True, exist_ok=True)
     if options.here:
         fuzz(options.target, options.count, options.seed)
-    KEPT.mkdir(parents=True, exist_ok=True)
     shares = SHARES if options.target is None else {options.target: 1.0}
     total = sum(shares.values())
     print("| target | inputs | inputs/s | crashes |\n|---|---|---|---|")

@@ -21,7 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import messages
 from agent.accounts import Accounts
-from agent.app import Judge, Outbox, Stop
+from agent.app import Judge
 from agent.broker import BrokerOptions, Connection, Publication, is_topic
 from agent.cli import _message_line
 from agent.clock import Reckoning, Timeline, WallClock
@@ -30,6 +30,8 @@ from agent.errors import AgentError
 from agent.frontend import FrontEnd
 from agent.hours import Hours, read_hours
 from agent.model_card import CARD_NAME, DEFAULT_MODEL, ModelCard, load_model_folder
+from agent.outbox import Outbox
+from agent.stop import Stop
 from agent.timesheet import as_text, hour_rows
 from agent.values import AudioBlock, Gap
 from agent.wavfile import open_recording, start_time_from_name

@@ -156,6 +156,7 @@ remove_outbox() {
     if [ "$purge" = no ]; then
         for spool in "$folder"/*.sqlite; do
             [ -e "$spool" ] || continue
+            [ "${spool##*/}" != coverage.sqlite ] || continue # no outbox
             waiting=$(waiting_in "$spool")
             if [ "$waiting" != 0 ]; then
                 say "$spool stays: ${waiting:-an unknown number of} messages wait in it"

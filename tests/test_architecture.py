@@ -49,18 +49,20 @@ MAY_IMPORT = {
     "logs": set(),
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
-    "app": {"accelerator", "broker", "clock", "config", "errors", "litert", "messages", "model_card", "publisher"}
-    | {"shelf", "spool", "values"}
-    | STAGES,
-    "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "values", "wavfile"},
+    "stop": set(),
+    "app": {"accelerator", "config", "errors", "litert", "messages", "model_card", "values"} | STAGES,
+    "outbox": {"app", "broker", "clock", "config", "errors", "messages", "publisher", "shelf", "spool", "stop"}
+    | {"values"},
+    "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "stop", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
-    "replay": {"app", "errors", "pipeline", "timesheet", "values", "wavfile", "workers"},
+    "replay": {"app", "errors", "pipeline", "stop", "timesheet", "values", "wavfile", "workers"},
     "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
-    | {"pace", "pipeline", "reload", "ring", "values"},
-    "reload": {"app", "broker", "config", "errors"},
-    "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "values", "wavfile"},
+    | {"outbox", "pace", "pipeline", "reload", "ring", "stop", "values"},
+    "reload": {"app", "broker", "config", "errors", "outbox"},
+    "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "stop", "values", "wavfile"},
     "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs", "messages"}
-    | {"parquet", "portaudio", "progress", "replay", "sensor", "timesheet", "values", "wavfile", "workers"},
+    | {"outbox", "parquet", "portaudio", "progress", "replay", "sensor", "stop", "timesheet", "values", "wavfile"}
+    | {"workers"},
 }
 
 OWNERS = {

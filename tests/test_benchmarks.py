@@ -12,6 +12,7 @@ from agent.model_card import DEFAULT_MODEL, ModelFolder, TensorCard, load_model_
 from benchmarks.__main__ import peer_table
 from benchmarks.large import FILTERS, FRONT_END, write_large_model
 from benchmarks.limit import multiplications
+from benchmarks.live import listen, live_table
 from benchmarks.systems import Measured
 from model_export.mlp import Mlp
 from model_export.tflite_mlp import write_mlp
@@ -42,6 +43,21 @@ def test_systems_are_compared_with_the_first() -> None:
     lines = list(peer_table([Measured("ours", 2.0, 90.4), Measured("theirs", 500.0, 1500.0)]))
 
     assert lines[2:] == ["| ours | 2.00 | 500.0 | 1.0 | 90 |", "| theirs | 500.00 | 2.0 | 250.0 | 1500 |"]
+
+
+@pytest.mark.slow
+def test_the_whole_agent_is_looked_at_while_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real sound card, broker and notify socket: it gets ready, hears, and its table tells of it."""
+    monkeypatch.setattr("benchmarks.live.WARM_S", 3.0)
+
+    listened = listen(1.0)
+
+    assert listened.ready_s > 1.0, "a window of sound comes first"
+    assert 0.0 < listened.ready_cpu_s < listened.ready_s + 5.0
+    assert listened.cpu_share > 0.0
+    assert listened.resident_mib > 20.0
+    assert listened.health["captured_s"] != 0
+    assert f"| resident memory | {listened.resident_mib:.0f} MiB |" in list(live_table(listened))
 
 
 @pytest.fixture(scope="module")

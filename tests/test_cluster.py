@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from agent.app import Judge, Stop
+from agent.app import Judge
 from agent.cluster import Cluster, judge_part
 from agent.config import Config, MqttConfig
 from agent.errors import AgentError, ClusterError, ModelError
 from agent.replay import replay
+from agent.stop import Stop
 from agent.values import FloatArray, SoundEvent
 from agent.wavfile import Source, open_recording
 from agent.workers import Part, Workers, judging_alone

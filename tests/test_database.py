@@ -83,10 +83,22 @@ def test_a_transaction_that_fails_leaves_no_trace(database: Database) -> None:
     assert hours_in(database) == [2]
 
 
-def test_a_durable_transaction_is_synced_and_another_is_not(path: Path) -> None:
-    """One fsync for a durable transaction, none for the others, counted by strace: a card wears out by its syncs."""
+def syncs_between_marks(script: str, path: Path) -> list[int]:
+    """Run a script on a file, and count by strace what it syncs from each `mark` that it prints to the next."""
     if (strace := shutil.which("strace")) is None:
         pytest.skip("strace is not installed (apt-get install strace)")
+    traced = subprocess.run(
+        [strace, "-e", "trace=fsync,fdatasync,write", sys.executable, "-c", script, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    return [part.count("sync(") for part in traced.stderr.split('write(1, "mark')[1:-1]]
+
+
+def test_a_durable_transaction_is_synced_and_another_is_not(path: Path) -> None:
+    """One fsync for a durable transaction, none for the others: a card wears out by its syncs."""
     script = (
         "import sys; from pathlib import Path; from tests.test_database import LAYOUT, put; "
         "from agent.database import Database\n"
@@ -97,16 +109,8 @@ def test_a_durable_transaction_is_synced_and_another_is_not(path: Path) -> None:
         "for hour in range(51, 61): put(database, hour)\n"
         "print('mark', flush=True)\n"
     )
-    traced = subprocess.run(
-        [strace, "-e", "trace=fsync,fdatasync,write", sys.executable, "-c", script, str(path)],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=True,
-    )
 
-    _, undurable, durable, _ = traced.stderr.split('write(1, "mark')
-    assert (undurable.count("sync("), durable.count("sync(")) == (0, 10)
+    assert syncs_between_marks(script, path) == [0, 10]
 
 
 HOLDS_UNTIL_KILLED = """

@@ -260,7 +260,7 @@ def seen(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         loudspeaker.play(siren())
         machine.wait(lambda: "event.end" in machine.journal(YARD), "the yard to hear a siren")
         subscriber.wait_for(n_told + 2, f"{NODE}/street/event")
-        seen.spools = machine.run("ls /var/lib/urbansound/*.sqlite /var/lib/urbansound-yard/*.sqlite").split()
+        seen.spools = machine.run("ls /var/lib/urbansound/spool.sqlite /var/lib/urbansound-yard/spool.sqlite").split()
 
         # Updated; and not, where the new version refuses the configuration of what runs.
         before = machine.run("readlink /opt/urbansound/venv").strip()

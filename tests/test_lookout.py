@@ -137,7 +137,8 @@ def test_why_the_run_ended_deaf_is_kept(looked: Looked, how: dict[str, object], 
         ({"samples": 0}, "running", "no_samples"),
         ({"samples": RATE_HZ // 2}, "running", "too_few_samples"),
         ({"analysed": False}, "running", "analysis"),
-        ({"samples": 0}, "open", None),  # opening has a deadline of its own
+        ({"samples": 0}, "open", "no_samples"),  # it does not start
+        ({"samples": 0}, "new", None),  # opening has a deadline of its own
         ({"samples": 0}, "waiting", None),  # a device that is away is waited for
         ({}, "running", None),
     ],

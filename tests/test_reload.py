@@ -291,7 +291,6 @@ def test_a_sensor_takes_a_new_configuration_while_it_hears(  # noqa: PLR0917  wh
     assert at_old.payloads(STATUS)[-1] == b"offline"
     events = [json.loads(payload) for payload in (*at_old.payloads(EVENT), *at_new.payloads(EVENT))]
     states = {event["seq"]: (event["event_type"], event.get("end_reason")) for event in events}
-    assert sorted(states) == list(range(1, len(states) + 1))
     assert [states[seq] for seq in sorted(states)] == [
         ("start", None),
         ("end", "rule_changed"),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from agent.app import Judge, Stop
+from agent.app import Judge
 from agent.config import Config, InferenceConfig
 from agent.replay import ClipPrediction, classify, paced, replay
+from agent.stop import Stop
 from agent.values import AudioBlock, FloatArray, SoundEvent
 from agent.wavfile import open_recording, raw_pcm
 from tests.street import Sound

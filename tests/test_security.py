@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 
 from agent.accelerator import try_in_a_process
-from agent.app import Judge, Outbox, Stop, broker_options
+from agent.app import Judge
 from agent.broker import Connection
 from agent.clock import recording_timeline
 from agent.config import Config, load_config
 from agent.errors import AgentError, BrokerError, ConfigError
 from agent.litert import Device
 from agent.model_card import DEFAULT_MODEL, load_model_folder
+from agent.outbox import Outbox, broker_options
+from agent.stop import Stop
 from tests.broker import (
     HOST,
     Broker,
@@ -34,8 +36,8 @@ from tests.broker import (
 )
 from tests.commands import Caller, CommandFactory
 from tests.conftest import REPOSITORY
-from tests.test_app import RATE_HZ, START, event
 from tests.test_docs import PARSERS, commands_of
+from tests.test_outbox import RATE_HZ, START, event
 
 MOSQUITTO = REPOSITORY / "config" / "mosquitto"
 INSTALLED = "/etc/mosquitto/urbansound"

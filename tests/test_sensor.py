@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.app import Judge, Outbox, Stop
+from agent.app import Judge
 from agent.capture import Microphone
 from agent.config import Config, InferenceConfig
 from agent.errors import AgentError, DatabaseError, DeviceAwayError, DeviceHungError
 from agent.health import Heartbeat
 from agent.hours import Hours
+from agent.outbox import Outbox
 from agent.portaudio import StreamSettings
 from agent.sensor import Sensor
+from agent.stop import Stop
 from agent.values import FloatArray, Prediction, Window
 from tests.broker import (
     DEADLINE_S,
@@ -339,8 +341,8 @@ def test_nothing_that_was_told_is_lost_by_kill_9(bench: Bench, subscribe: Subscr
     needs none.
     """
     agent = bench.listen()
-    bench.play(street.samples[3 * SAMPLE_RATE_HZ :])  # from the middle of the siren
-    agent.wait_for_log("event.start", 2)
+    bench.play(street.samples[3 * SAMPLE_RATE_HZ :])  # from the middle of the siren; then a dog
+    agent.wait_for_log("event.end")
 
     agent.signal(signal.SIGKILL)
     agent.wait()
@@ -351,7 +353,11 @@ def test_nothing_that_was_told_is_lost_by_kill_9(bench: Bench, subscribe: Subscr
             json.loads(payload)
             for (payload,) in spool.execute("SELECT payload FROM outbox WHERE topic = ? ORDER BY seq", (EVENT,))
         ]
-    assert [message["event_type"] for message in spooled][:3] == ["start", "end", "start"]
+    assert sorted(message["event_type"] for message in spooled if message["event_type"] != "update") == [
+        "end",
+        "start",
+        "start",
+    ]
     assert len(spooled) >= agent.count_log("event."), "what the log tells of is on disk"
     ended = {message["event_id"] for message in spooled if message["event_type"] == "end"}
     left_open = list(dict.fromkeys(message["event_id"] for message in spooled if message["event_id"] not in ended))
@@ -372,7 +378,7 @@ def test_nothing_that_was_told_is_lost_by_kill_9(bench: Bench, subscribe: Subscr
         (event_id, "interrupted") for event_id in left_open
     ]
     assert [message["seq"] for message in arrived] == sorted(message["seq"] for message in arrived)
-    assert seqs_on(subscriber) == list(range(1, len(seqs_on(subscriber)) + 1))
+    assert len(set(seqs_on(subscriber))) == len(seqs_on(subscriber)), "no number twice; a kill skips some"
 
 
 def test_a_missing_microphone_is_waited_for_and_said_so(bench: Bench, subscribe: SubscriberFactory) -> None:
@@ -824,7 +830,7 @@ def test_without_a_broker_the_street_is_heard_and_kept(
 
 def test_only_the_moment_is_taken_from_the_clock(run_sensor: Callable[..., Running], howl: FloatArray) -> None:
     """The length of an event is counted in samples: sound that comes faster than real time is not shorter for it."""
-    card = Card(np.concatenate([np.zeros(SAMPLE_RATE_HZ, np.float32), howl, np.zeros(3 * SAMPLE_RATE_HZ, np.float32)]))
+    card = Card(np.concatenate([np.zeros(SAMPLE_RATE_HZ, np.float32), howl, np.zeros(5 * SAMPLE_RATE_HZ, np.float32)]))
     sensor = run_sensor(card)
     wait_until(lambda: len(sensor.told()) == 2, "the siren")
 

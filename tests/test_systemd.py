@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.app import DRAIN_S
 from agent.broker import CREDENTIAL_NAME
 from agent.capture import CLOSE_DEADLINE_S
 from agent.cli import _parser
 from agent.config import load_config
 from agent.errors import ConfigError, ModelError
+from agent.outbox import DRAIN_S
 from agent.sensor import FINISH_S
 from tests.conftest import REPOSITORY
 

@@ -10,10 +10,11 @@ import pytest
 import soundfile
 
 from agent import pipeline, workers
-from agent.app import Judge, Stop
+from agent.app import Judge
 from agent.config import Config, InferenceConfig
 from agent.errors import AgentError
 from agent.replay import classify, replay
+from agent.stop import Stop
 from agent.values import FloatArray, Prediction
 from agent.wavfile import Recording, open_recording
 from agent.workers import PARTS_AHEAD, WORTH_S, Processes, Workers, worthwhile

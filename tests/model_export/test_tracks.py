@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from agent.app import Judge, Stop
+from agent.app import Judge
 from agent.config import Config
 from agent.errors import RecordingError
 from agent.model_card import DEFAULT_MODEL, load_model_folder
 from agent.replay import replay
+from agent.stop import Stop
 from agent.values import SoundEvent
 from agent.wavfile import open_recording
 from demo.scene import SAMPLE_RATE_HZ as DEMO_RATE_HZ
