@@ -24,7 +24,7 @@ from faults.soundcard import DEVICE, Loudspeaker, Pcm, SoundCard
 from faults.street import make_street, write_config
 from faults.witness import Witness
 
-RESTART_S = 5.0  # RestartSec of the unit
+RESTART_S = 1.0  # RestartSec of the unit
 BROKEN_S = 14.0  # more than the time in which it must be noticed
 HEALTHY_S = 3.0
 NOTICE_LIMIT_S = 30.0

@@ -32,7 +32,7 @@ from tests.broker import DEADLINE_S, HOST, Broker, BrokerFactory, Subscriber, Su
 from tests.commands import Command, CommandFactory
 from tests.sound_server import SAMPLE_RATE_HZ, SoundServer
 from tests.street import Loudspeaker, Pcm
-from tests.test_sensor import GAP, HEALTH, INFO, gaps_on, write_config
+from tests.test_sensor import GAP, HEALTH, INFO, Systemd, gaps_on, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -84,8 +84,8 @@ class Node:
             self._loudspeaker.close()
             self._loudspeaker = None
 
-    def run(self) -> Command:
-        return self._urbansound("run", "--config", self._config, environment=self.server.environment)
+    def run(self, more: dict[str, str] | None = None) -> Command:
+        return self._urbansound("run", "--config", self._config, environment=self.server.environment, more=more)
 
     def hearing(self, sound: Pcm) -> Command:
         """Start the agent, and wait until it hears a sound."""
@@ -153,20 +153,26 @@ def test_samples_that_say_nothing_are_noticed(
     assert agent.count_log(f"liveness.{state} cause={cause} times=1") == 1
 
 
-def test_a_microphone_at_half_its_rate_is_noticed(node: Node) -> None:
+def test_a_microphone_at_half_its_rate_is_noticed_and_starves_the_watchdog(node: Node) -> None:
     """Samples at half the rate: stalled, and lost seconds; hearing when the rate is right; in the end a fresh start."""
+    systemd = Systemd(node.folder / "notify")
     loudspeaker = node.connect()
     loudspeaker.play(noise())
-    agent = node.run()
+    agent = node.run({"NOTIFY_SOCKET": str(node.folder / "notify"), "WATCHDOG_USEC": "4000000"})
     agent.wait_for_log("liveness.hearing")
+    wait_until(lambda: systemd.told.count("WATCHDOG=1") >= 2, "two pings")
     loudspeaker.pace = 0.5
     since_s = time.monotonic()
     node.wait_for("stalled", "too_few_samples", since_s, NOTICED_S)
     loudspeaker.pace = 1.0
     node.wait_for("hearing", None, time.monotonic(), HEARS_AGAIN_S)
     loudspeaker.pace = 0.5
+    agent.wait_for_log("liveness.stalled", 2)
+    n_pings = systemd.told.count("WATCHDOG=1")
 
     assert agent.wait() == 74
+    systemd.close()
+    assert systemd.told.count("WATCHDOG=1") == n_pings
     health = node.account()
     assert health["lost_s"] > 4.0
     assert "dropped" in {gap["cause"] for gap in gaps_on(node.subscriber)}
