@@ -10,8 +10,9 @@ import re
 import socket
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,18 +69,18 @@ def listen(seconds: float) -> Listened:
             f'[audio]\ndevice = "{DEVICE}"\nsample_rate_hz = {RATE_HZ}\n[mqtt]\nhost = "{HOST}"\nport = {broker.port}\n'
             f'[spool]\npath = "{folder / "spool.sqlite"}"\n'
         )
-        with _systemd(folder / "notify") as told:
-            begun_s = time.monotonic()
-            agent = Child(
-                [sys.executable, "-m", "agent.cli", "run", "--config", config],
-                folder / "agent.log",
-                card.environment | {"NOTIFY_SOCKET": str(folder / "notify")},
-            )
-            stack.callback(agent.kill)
-            while not told("READY=1"):
-                if agent.code is not None or time.monotonic() - begun_s > READY_LIMIT_S:
-                    raise CampaignError(f"the agent does not get ready: {agent.log.read_text()[-500:]}")
-            ready_s, ready_cpu_s = time.monotonic() - begun_s, _cpu_s(agent.pid)
+        ready = stack.enter_context(_systemd(folder / "notify"))
+        begun_s = time.monotonic()
+        agent = Child(
+            [sys.executable, "-m", "agent.cli", "run", "--config", config],
+            folder / "agent.log",
+            card.environment | {"NOTIFY_SOCKET": str(folder / "notify")},
+        )
+        stack.callback(agent.kill)
+        while not ready.wait(0.1):
+            if agent.code is not None or time.monotonic() - begun_s > READY_LIMIT_S:
+                raise CampaignError(f"the agent does not get ready: {agent.log.read_text()[-500:]}")
+        ready_s, ready_cpu_s = time.monotonic() - begun_s, _cpu_s(agent.pid)
         time.sleep(WARM_S)
         from_s, from_cpu_s = time.monotonic(), _cpu_s(agent.pid)
         time.sleep(seconds)
@@ -109,19 +110,23 @@ def live_table(listened: Listened) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _systemd(path: Path) -> Iterator[Callable[[str], bool]]:
-    """A notify socket; gives a function that waits a moment for what is told, and says whether a text was in it."""
+def _systemd(path: Path) -> Iterator[threading.Event]:
+    """A notify socket whose end takes everything, as systemd's does; gives what is set at READY."""
+    ready = threading.Event()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(path))
-        notify.settimeout(0.2)
 
-        def told(text: str) -> bool:
-            try:
-                return text in notify.recv(4096).decode()
-            except TimeoutError:
-                return False
+        def take() -> None:
+            while told := notify.recv(4096):
+                if b"READY=1" in told:
+                    ready.set()
 
-        yield told
+        taker = threading.Thread(target=take, name="systemd", daemon=True)
+        taker.start()
+        yield ready
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"", str(path))
+        taker.join()
 
 
 def _cpu_s(pid: int) -> float:

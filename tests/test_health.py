@@ -1,7 +1,9 @@
 """Telling systemd, and the snapshot."""
 
+import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +126,24 @@ def test_the_status_is_told_when_it_changes(systemd: tuple[socket.socket, dict[s
         heartbeat.push(0, now=0.0, status=status)
 
     assert heard(listener) == ["STATUS=waiting for the microphone", "STATUS=hearing"]
+
+
+def test_a_systemd_that_does_not_listen_costs_no_processor(
+    systemd: tuple[socket.socket, dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its socket is full: the state is not told, the log says so, and waiting for room is no busy loop."""
+    _, environment = systemd
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+        other.setblocking(False)
+        other.connect(environment["NOTIFY_SOCKET"].replace("@", "\0"))
+        while True:
+            other.send(b"STATUS=")
+
+    used_s = time.thread_time()
+    Heartbeat(environment).push(1.0, now=0.0)
+
+    assert "systemd.not_told state=READY=1 reason=timed out" in caplog.text
+    assert time.thread_time() - used_s < 0.5, "of the second that it waits"
 
 
 def test_a_stop_on_purpose_is_told(systemd: tuple[socket.socket, dict[str, str]]) -> None:
