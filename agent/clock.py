@@ -7,6 +7,7 @@ threads share; a `Timeline` belongs to the pipeline thread.
 """
 
 import ctypes
+import functools
 import logging
 import os
 import secrets
@@ -226,8 +227,15 @@ def time_synced(mark: Path = TIMESYNCD_MARK, kernel_says: Callable[[], bool | No
 
 
 def _kernel_synced() -> bool | None:
-    if os.uname().sysname != "Linux":
+    adjtimex = _adjtimex()
+    if adjtimex is None:
         return None
     only_ask = ctypes.create_string_buffer(_ADJTIMEX_BYTES)  # modes = 0: changes nothing, needs no privilege
-    state: int = ctypes.CDLL(None).adjtimex(only_ask)
+    state = adjtimex(only_ask)
     return None if state < 0 else state != _TIME_ERROR
+
+
+@functools.cache
+def _adjtimex() -> Callable[[object], int] | None:
+    """Linux's way to ask; looked up once, for the clock is looked at ten times a second."""
+    return ctypes.CDLL(None).adjtimex if os.uname().sysname == "Linux" else None
