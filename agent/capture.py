@@ -30,7 +30,7 @@ GapCause = Literal["device", "dropped"]
 State = Literal["new", "waiting", "open", "running", "stopped", "hung", "failed"]
 T = TypeVar("T")
 
-BLOCK_S = 0.1
+BLOCK_S = 0.2  # as sound servers hand it over; half of it would take a quarter more of the processor
 BACKOFF_S = (1.0, 30.0)
 OPEN_DEADLINE_S = 30.0  # PortAudio looks at all devices when it is initialised: seconds on a small board
 CLOSE_DEADLINE_S = 4.0  # ordinarily some 0.1 s
