@@ -39,6 +39,7 @@ LIVE_WINDOWS = 200  # judged one by one, for the networks
 ROUNDS = 5
 LIVE_SOUND_S = 10.0  # heard again and again
 WARM_HOPS = 20
+BLOCK_S = 0.2  # what `capture` reads at a time
 LONG_S = 600.0  # such a recording is replayed once
 FREE = 0.5  # of a core, for all else that a board does
 
@@ -92,15 +93,18 @@ class Networks:
     Attributes:
         windowed_ms: the embedding network, each window on its own.
         streaming_ms: in its streaming form, hop by hop; None where there is none, or the hop does not fit.
+        streaming_live_ms: the same, as many hops at once as the microphone hands over.
         streaming_at_once_ms: the same, many windows at once, as in a replay.
-        ratio, ratio_at_once: windowed to streaming.
+        ratio, ratio_live, ratio_at_once: windowed to streaming.
         classifier_ms: the classifier, window by window.
     """
 
     windowed_ms: float
     streaming_ms: float | None
+    streaming_live_ms: float | None
     streaming_at_once_ms: float | None
     ratio: float | None
+    ratio_live: float | None
     ratio_at_once: float | None
     classifier_ms: float
 
@@ -300,16 +304,22 @@ def _networks(judge: Judge, windows: Sequence[Window], window_hop_s: float) -> N
     sound_s = len(windows) * window_hop_s
     windowed = Classifier(judge.model)
     windowed_ms = _least_ms(lambda: [windowed.embed([window]) for window in windows], sound_s)
-    streaming_ms = at_once_ms = None
+    streaming_ms = live_ms = at_once_ms = None
     if judge.streams:
-        streaming_ms = _least_ms(lambda: [judge.classifier.embed([window]) for window in windows], sound_s)
-        at_once_ms = _least_ms(lambda: judge.classifier.embed(windows), sound_s)
+
+        def by(n: int) -> float:
+            parts = [windows[first : first + n] for first in range(0, len(windows), n)]
+            return _least_ms(lambda: [judge.classifier.embed(part) for part in parts], sound_s)
+
+        streaming_ms, live_ms, at_once_ms = by(1), by(max(1, round(BLOCK_S / window_hop_s))), by(len(windows))
     embeddings = windowed.embed(windows)
     return Networks(
         windowed_ms=windowed_ms,
         streaming_ms=streaming_ms,
+        streaming_live_ms=live_ms,
         streaming_at_once_ms=at_once_ms,
         ratio=windowed_ms / streaming_ms if streaming_ms else None,
+        ratio_live=windowed_ms / live_ms if live_ms else None,
         ratio_at_once=windowed_ms / at_once_ms if at_once_ms else None,
         classifier_ms=_least_ms(lambda: [windowed.judge(embedding[np.newaxis]) for embedding in embeddings], sound_s),
     )
@@ -466,6 +476,7 @@ def as_text(report: Report) -> str:
     lines.append(f"      {'windowed':24}{networks.windowed_ms:8.3f} ms")
     for name, ms, ratio in (
         ("streaming, hop by hop", networks.streaming_ms, networks.ratio),
+        ("streaming, as live", networks.streaming_live_ms, networks.ratio_live),
         ("streaming, many at once", networks.streaming_at_once_ms, networks.ratio_at_once),
     ):
         if ms is not None:

@@ -27,8 +27,9 @@ from agent.model_card import ModelFolder, NetworkCard, TensorCard
 from agent.values import FloatArray, Prediction, Window
 
 SCALE_TOLERANCE = 1e-6  # relative: a float32 written as JSON with 7 digits
-CHUNKS_AT_ONCE = (50, 10, 1)  # in one call of the streaming network, as many as there are
+CHUNKS_AT_ONCE = (50, 10, 2, 1)  # in one call of the streaming network, as many as there are: live, two
 ROWS_AT_ONCE = 50  # in one call of the classifier
+FEW_ROWS = 4  # are cheaper one by one
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class _StreamingEmbedding:
         self._held_against_card(runner)
         self._states = runner.silence()
         self._newest = np.empty((0, self._embedding_card.output.shape[-1]), np.int8)  # columns, (window_columns, d)
-        self._runners = {1: runner}  # by how many chunks; others are made when there are so many: never, live
+        self._runners = {1: runner}  # by how many chunks; others are made when there are so many
         self._at_once = CHUNKS_AT_ONCE if device == CPU else (1,)  # accelerators want one shape
 
     def run(self, windows: Sequence[Window]) -> TensorArray:
@@ -254,7 +255,7 @@ class _Network:
 
     def run_all(self, rows: TensorArray) -> TensorArray:
         """Run for each row; the answers are rows as well."""
-        if len(rows) == 1 or rows.dtype != np.int8:  # in float32, many at once are rounded differently
+        if len(rows) <= FEW_ROWS or rows.dtype != np.int8:  # in float32, many at once are rounded differently
             return np.stack([self.run(row) for row in rows])
         if self._many is None:
             self._many = load(self._file, CPU, self._num_threads, (ROWS_AT_ONCE, *self._shape[1:]))
