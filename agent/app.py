@@ -21,8 +21,6 @@ from agent.values import EventRule, SoundEvent
 
 log = logging.getLogger(__name__)
 
-NEVER = 1.0  # an `on` that says that a class is not told
-
 
 @dataclass(frozen=True, slots=True)
 class Stages:
@@ -164,10 +162,10 @@ def _rules(card: ModelCard, events: EventsConfig) -> dict[str, EventRule]:
     for label in events.labels or ():
         if label not in rules:
             raise ConfigError(f"events.labels: unknown class {label!r}, expected some of {', '.join(rules)}")
-        if rules[label].on >= NEVER:
+        if rules[label].is_silent:
             raise ConfigError(f"events.labels: {label} is not told, expected events.classes.{label}.on below 1")
     wanted = rules.keys() if events.labels is None else events.labels
-    return {label: rule for label, rule in rules.items() if label in wanted and rule.on < NEVER}
+    return {label: rule for label, rule in rules.items() if label in wanted and not rule.is_silent}
 
 
 def _streams(card: ModelCard, inference: InferenceConfig) -> bool:

@@ -44,7 +44,7 @@ class RemoteFile:
             return RemoteStream(system.open(path, "rb"), system)
         except UsageError:
             raise
-        except Exception as error:
+        except Exception as error:  # each file system has errors of its own
             raise RecordingError(f"{self}: cannot be opened ({_reason(error)})") from error
 
 

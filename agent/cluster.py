@@ -53,7 +53,7 @@ class Cluster:
         if self.n == 0:
             self._client.close()
             raise ClusterError(f"--dask {scheduler}: the scheduler has no workers, expected at least one")
-        self._lost: tuple[type[BaseException], ...] = (distributed.scheduler.KilledWorker, CancelledError, OSError)
+        self._lost: tuple[type[Exception], ...] = (distributed.scheduler.KilledWorker, CancelledError, OSError)
         self._executor = self._client.get_executor(pure=False, retries=TRIES)
         self._work = functools.partial(
             judge_part, judging_alone(judge.config).model_dump_json(), judge.model.sha256, __version__
@@ -64,7 +64,7 @@ class Cluster:
         future: Future[Judged] = self._executor.submit(self._work, part)
         return future
 
-    def broken(self, error: BaseException) -> AgentError | None:
+    def broken(self, error: Exception) -> AgentError | None:
         """The scheduler is gone, or a part has taken worker after worker with it."""
         if isinstance(error, self._lost):
             reason = str(error) or type(error).__name__

@@ -105,7 +105,7 @@ class Database:
             try:
                 yield
                 self._db.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # raised again: whatever ends the block, half of it must not stay
                 with suppress(sqlite3.Error):  # a file that fails may fail at this too; what is open is not kept
                     if self._db.in_transaction:  # SQLite rolls back by itself where the disk is full
                         self._db.execute("ROLLBACK")

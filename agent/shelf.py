@@ -214,7 +214,7 @@ class Shelf:
                 counters = {"seq": seq} | {f"dropped.{kind}": count for kind, count in self.dropped.items()}
                 if counters != self._counters:
                     self._database.change_each("INSERT OR REPLACE INTO counters VALUES (?, ?)", counters.items())
-        except BaseException:
+        except BaseException:  # raised again: what was counted ahead is not on the disk
             self._counts, self._bytes, self.dropped = before
             raise
         self.seq, self._counters = seq, counters

@@ -135,6 +135,11 @@ class EventRule:
     merge_gap_s: float
     max_duration_s: float
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether no likelihood goes beyond it: the class is not told."""
+        return self.on >= 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:

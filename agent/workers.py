@@ -109,7 +109,7 @@ class Crew(Protocol):
     def submit(self, part: Part) -> Future[Judged]:
         """Have a part judged."""
 
-    def broken(self, error: BaseException) -> AgentError | None:
+    def broken(self, error: Exception) -> AgentError | None:
         """What to tell if this came instead of a part; None for an error that is the part's own."""
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class Processes:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def broken(self, error: BaseException) -> AgentError | None:
+    def broken(self, error: Exception) -> AgentError | None:
         """A process has died."""
         if isinstance(error, BrokenProcessPool):
             return AgentError("a process that judges recordings has ended, expected it to go on (out of memory?)")
@@ -216,7 +216,7 @@ class Workers:
             self._fill()
             try:
                 judged = answer.result()
-            except BaseException as error:
+            except Exception as error:
                 broken = self._crew.broken(error)
                 if broken is None:
                     raise

@@ -27,8 +27,7 @@ from model_export.tracks import Track, at_threshold, events_of_candidates
 
 log = logging.getLogger(__name__)
 
-NEVER = 1.0  # int8 does not reach it: such a label is not told
-ON = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, NEVER)
+ON = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)  # the last one is silent
 OFF = (0.3, 0.6, 0.9)  # of `on`
 MIN_DURATION_S = (0.1, 0.3, 0.6, 1.0)
 MERGE_GAP_S = (0.5, 1.0, 2.0)
@@ -89,7 +88,7 @@ class Evidence:
 
     def is_silent(self, label: str, candidate: int) -> bool:
         """Whether this candidate tells nothing of the label."""
-        return self.candidates[label][candidate].on >= NEVER
+        return self.candidates[label][candidate].is_silent
 
     def chosen(self, choice: Choice, groups: Sequence[int]) -> dict[str, Counts]:
         """The counts of a choice on these groups."""
@@ -304,7 +303,7 @@ def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float
 
 def _silence(candidates: Sequence[EventRule]) -> int:
     """The first candidate that tells nothing."""
-    return next(place for place, rule in enumerate(candidates) if rule.on >= NEVER)
+    return next(place for place, rule in enumerate(candidates) if rule.is_silent)
 
 
 def _gains(counts: Floats, start: Choice, labels: Sequence[str]) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agent import values
-from agent.values import AudioBlock, SoundEvent
+from agent.values import AudioBlock, EventRule, SoundEvent
 
 KINDS = [kind for _, kind in inspect.getmembers(values, dataclasses.is_dataclass)]
 
@@ -50,3 +50,9 @@ def test_the_optional_fields_mean_nothing_special_happened() -> None:
     """A block without a loss and an open event are the short forms."""
     assert AudioBlock(np.zeros(1, np.float32), 0).lost_before == 0
     assert SoundEvent(0, "start", "siren", 0, None, 0, 0.9, 0.8).end_reason is None
+
+
+@pytest.mark.parametrize(("on", "is_silent"), [(0.99, False), (1.0, True)])
+def test_a_rule_that_nothing_reaches_is_silent(on: float, is_silent: bool) -> None:
+    """An `on` of 1 says that a class is not told."""
+    assert EventRule(on, 0.3, 0.1, 0.5, 60.0).is_silent is is_silent
