@@ -20,9 +20,9 @@ CALIBRATION_NAME = "calibration.json"
 CALIBRATED = "l3-edge float, calibrated"
 N_BINS = 10
 SMALLEST = 1e-6  # a likelihood of 0 would be infinitely wrong
-# How many recordings speak for leaving a number as it is. A label has some thirty, and clips of one recording are right
-# or wrong together: with 1, sigmoids were worse on the fold left out than before (log loss), from 30 on better.
-PULL_RECORDINGS = 30
+# How many recordings speak for leaving all labels as they are, and each label as the others. A label has some thirty of
+# its own, and clips of one recording are right or wrong together: too small, and likelihoods get worse on other folds.
+PULL_OF_ALL, PULL_OF_EACH = 10.0, 100.0
 
 Floats = NDArray[np.float64]
 
@@ -169,8 +169,9 @@ def fit(folds: Sequence[FoldWindows]) -> Rescaling:
 
     A clip's likelihood is the mean over its windows, as the agent sums them; the rescaling is of each window's sums,
     where it can be folded into the network. Softmax has one scale (temperature scaling), sigmoids a scale and a bias
-    each (Platt scaling). Numbers are drawn towards 1 and 0, as if `PULL_RECORDINGS` had asked for that (a normal prior
-    of deviation 1 each): a label of few recordings does not run away.
+    each (Platt scaling). What all labels have in common is drawn towards 1 and 0, as if `PULL_OF_ALL` recordings had
+    asked for that (a normal prior of deviation 1), and what a label has of its own towards what all have, as if
+    `PULL_OF_EACH` had: a label of few recordings does not run away.
 
     Args:
         folds: windows of clips that the network had not heard in training.
@@ -186,12 +187,15 @@ def fit(folds: Sequence[FoldWindows]) -> Rescaling:
     sums = np.concatenate([fold.sums for fold in folds]).astype(np.float64)  # (n_windows, n_labels)
     counts = np.concatenate([fold.counts for fold in folds])
     truth = np.eye(len(labels))[np.concatenate([fold.run.targets for fold in folds])]  # (n_clips, n_labels)
-    pull = PULL_RECORDINGS / len({recording for fold in folds for recording in fold.run.recordings})
-    of_label = np.zeros(len(labels), np.int64) if output == "softmax" else np.arange(len(labels))
-    n_scales, has_bias = of_label.max() + 1, output == "sigmoid"
+    n = len(labels)
+    # Logarithm of the common scale; for sigmoids the common bias, and what each label adds to these.
+    pull = np.array([PULL_OF_ALL] if output == "softmax" else [PULL_OF_ALL] * 2 + [PULL_OF_EACH] * 2 * n)
+    pull /= len({recording for fold in folds for recording in fold.run.recordings})
 
     def rescaled(values: Floats) -> tuple[Floats, Floats]:
-        return np.exp(values[:n_scales])[of_label], values[n_scales:] if has_bias else np.zeros(len(labels))
+        if output == "softmax":
+            return np.exp(np.repeat(values, n)), np.zeros(n)
+        return np.exp(values[0] + values[2 : 2 + n]), values[1] + values[2 + n :]
 
     def loss(values: Floats) -> tuple[float, Floats]:
         scale, bias = rescaled(values)
@@ -200,11 +204,11 @@ def fit(folds: Sequence[FoldWindows]) -> Rescaling:
         by_window = np.repeat(by_likelihood / counts[:, None], counts, axis=0)  # (n_windows, n_labels)
         mean = (windows * by_window).sum(axis=1, keepdims=True) if output == "softmax" else windows * by_window
         by_sum = windows * (by_window - mean)
-        by_scale = np.bincount(of_label, (by_sum * sums).sum(axis=0) * scale)  # by its logarithm
-        gradient = np.concatenate([by_scale, by_sum.sum(axis=0)] if has_bias else [by_scale])
-        return cost + pull * float(values @ values) / 2, gradient + pull * values
+        by_scale, by_bias = (by_sum * sums).sum(axis=0) * scale, by_sum.sum(axis=0)  # of the scale, its logarithm
+        slope = [by_scale.sum()] if output == "softmax" else [by_scale.sum(), by_bias.sum(), *by_scale, *by_bias]
+        return cost + float(pull @ values**2) / 2, np.array(slope) + pull * values
 
-    found = optimize.minimize(loss, np.zeros(n_scales + has_bias * len(labels)), jac=True, method="L-BFGS-B")
+    found = optimize.minimize(loss, np.zeros_like(pull), jac=True, method="L-BFGS-B")
     scale, bias = rescaled(found.x)
     return Rescaling(
         output=output,
