@@ -326,6 +326,8 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
     }
     if changes.get("epochs", 1) < 1:
         raise UsageError(f"--epochs {options.epochs}: expected 1 or more")
+    if options.epochs is not None:
+        changes["head_epochs"] = min(options.epochs, Recipe().head_epochs)
     return dataclasses.replace(Recipe(), **changes)
 
 

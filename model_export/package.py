@@ -7,6 +7,7 @@ folder that `agent.model_card.load_model_folder` accepts.
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ FIRST_CHOICES = "The event thresholds are first choices, not tuned."
 TUNED = "The event thresholds are chosen on made scenes by `urbansound-model tune`, not in a street."
 EVENTS_HEADING = "## Events"
 N_CONVOLUTIONS = 8
-SPAN_S = 1.0
-DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0)
+DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0, span_s=1.0)
 CLASS_NUMBERS = {"gun_shot": EventNumbers(min_duration_s=0.1), "dog_bark": EventNumbers(min_duration_s=0.1)}
 
 EMBEDDING_NOTE = TensorNote("embedding", "The embedding of one window, without unit.")
@@ -154,7 +154,6 @@ def write_card(
         streaming=streaming_card(embedding, streaming),
         classifier=network_card(classifier),
         events=EventCard(
-            span_s=SPAN_S,
             onset_response_s=onset_response_s,
             offset_response_s=offset_response_s,
             default=DEFAULT_NUMBERS,
@@ -229,6 +228,16 @@ def _taught_by(teachers: list[dict[str, str]]) -> str:
     return f"Besides the labels it learnt to predict maps and embedding of {names}."
 
 
+def _generations(recipe: Mapping[str, Any], teachers: list[dict[str, str]]) -> str:
+    if recipe["generations"] == 1:
+        return ""
+    others = "the one before says" if not teachers else "the one before and MLPs on the teachers' embeddings say"
+    return (
+        f"All this {recipe['generations']} times, each from scratch; from the second on, labels were drawn "
+        f"{100 * recipe['soft_share']:.0f} % of the way towards\nwhat {others} of the same window.\n"
+    )
+
+
 def _calibrated(calibration: Rescaling | None) -> str:
     if calibration is None:
         return "Likelihoods are not calibrated."
@@ -296,7 +305,7 @@ Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle sch
 changes of speed, rooms, overloads, telephones, frequency styles of other clips, SpecAugment and weight averaging, then
 {recipe["calm_epochs"]} calm ones with little mixing; recordings count by the square root of their clips. It took
 {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
-
+{_generations(recipe, training["teachers"])}
 ## Figures
 Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.
 

@@ -159,6 +159,15 @@ class Teachers:
         said = [self._lessons_of(sound) for sound in sounds]
         return [np.stack(rows) for rows in zip(*said, strict=True)]
 
+    @property
+    def embedding_values(self) -> list[int]:
+        """How long the embedding of each teacher is."""
+        return [network.embedding_values for network in self._networks]
+
+    def embeddings(self, said: Sequence[FloatArray]) -> list[FloatArray]:
+        """Of what was said, the embedding of each teacher, float32 (n, d)."""
+        return [one for lesson, one in zip(self.lessons, said, strict=True) if lesson.layer == EMBEDDING_LAYER]
+
     def _lessons_of(self, sound: FloatArray) -> list[FloatArray]:
         lessons = []
         heard = zip(self._heard(sound), self._means, self._scales, self._readers, strict=True)

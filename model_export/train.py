@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from agent.values import FloatArray
 from model_export import networks, noise
 from model_export.augment import Augmentation, TrainingClips, WindowDrawer
 from model_export.clips import BACKGROUND, LABELS, Clip
+from model_export.costs import OneCycle, cross_entropy, sigmoid_cross_entropy
+from model_export.ensemble import Ensemble, train_heads
 from model_export.features import FRONT_END, sound_of
 from model_export.published import PublishedNetwork
 from model_export.teachers import Teachers
@@ -42,6 +43,7 @@ CALM = Augmentation(
     masks=1,
 )
 SETTLING_BATCHES = 80  # of windows, for the units of the lessons
+SEEDS_BETWEEN = 10  # generations: a generation takes a few
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,10 @@ class Recipe:
     labels counts the mean squared error of their maps, `map_weights` times (one weight for each of our layers that is
     taught), and of their embedding, `embedding_weight` times.
 
-    Source: one cycle, Smith and Topin 2019; AdamW, Loshchilov and Hutter, ICLR 2019.
+    All this happens in `generations`, each from scratch. What is learnt by the later ones is not the labels alone:
+    `soft_share` of them is what the generation before, and MLPs on the teachers' embeddings (`head_epochs`), say.
+
+    Source: AdamW, Loshchilov and Hutter, ICLR 2019; the rest where it stands (`costs`, `teachers`, `ensemble`).
     """
 
     epochs: int = 48
@@ -71,43 +76,10 @@ class Recipe:
     embedding_weight: float = 3.0
     likelihoods: networks.Likelihoods = "sigmoid"
     sigmoid_weight: float = 0.6
+    generations: int = 2
+    head_epochs: int = 12
+    soft_share: float = 0.7
     seed: int = 1
-
-
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """The learning rate rises to its peak and falls to nothing, both along a cosine."""
-
-    def __init__(self, peak: float, n_steps: int, warm_up: float) -> None:
-        self._peak, self._n_steps, self._warm_up = peak, n_steps, warm_up
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """The rate at a step."""
-        part = tf.cast(step, tf.float32) / self._n_steps
-        rising = 0.5 * (1.0 - tf.cos(math.pi * part / self._warm_up))
-        falling = 0.5 * (1.0 + tf.cos(math.pi * (part - self._warm_up) / (1.0 - self._warm_up)))
-        return self._peak * tf.maximum(tf.where(part < self._warm_up, rising, falling), 1e-3)
-
-
-def cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
-    """The cross-entropy of each row.
-
-    Args:
-        label: float32 (batch, n_labels), rows sum to 1.
-        likelihood: float32 (batch, n_labels), rows sum to 1.
-    """
-    return -tf.reduce_sum(label * tf.math.log(tf.maximum(likelihood, 1e-7)), axis=-1)
-
-
-def sigmoid_cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:
-    """The cross-entropy of each label on its own, summed over the labels.
-
-    Args:
-        label: float32 (batch, n_labels), in [0, 1].
-        likelihood: float32 (batch, n_labels), in [0, 1].
-    """
-    likely = tf.clip_by_value(likelihood, 1e-6, 1.0 - 1e-6)
-    costs = label * tf.math.log(likely) + (1.0 - label) * tf.math.log(1.0 - likely)
-    return -tf.reduce_sum(costs, axis=-1)
 
 
 def training_clips(clips: Sequence[Clip], recipe: Recipe) -> TrainingClips:
@@ -150,20 +122,19 @@ def train(
     data = training_clips(clips, recipe)
     if len(data.sounds) < recipe.batch_size:
         raise UsageError(f"{len(data.sounds)} clips and noises to train on, expected at least {recipe.batch_size}")
-    embedding = networks.embedding_network(FRONT_END)
-    classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS), likelihoods=recipe.likelihoods)
     school = Teachers(teachers, map_weights=recipe.map_weights, embedding_weight=recipe.embedding_weight)
-    network = networks.taught(embedding, classifier, [(lesson.layer, lesson.n_values) for lesson in school.lessons])
     started = time.monotonic()
     if teachers:
-        heard = WindowDrawer(data, Augmentation(), recipe.seed + 2, likelihoods=recipe.likelihoods).epoch(
-            recipe.batch_size
-        )
+        heard = _drawer(data, recipe, Augmentation(), 2).epoch(recipe.batch_size)
         school.settle(np.concatenate([batch.sound for batch in itertools.islice(heard, SETTLING_BATCHES)]))
-    lively = WindowDrawer(data, Augmentation(), recipe.seed, likelihoods=recipe.likelihoods)
-    losses = _fit(network, school, lively, recipe, (recipe.epochs, recipe.learning_rate))
-    calm = WindowDrawer(data, CALM, recipe.seed + 1, likelihoods=recipe.likelihoods)
-    losses += _fit(network, school, calm, recipe, (recipe.calm_epochs, recipe.calm_learning_rate))
+    embedding, classifier, losses = _generation(data, school, recipe)
+    all_losses = [losses]
+    heads = _heads(data, school, recipe) if recipe.generations > 1 else []
+    for generation in range(1, recipe.generations):
+        former = keras.Model(embedding.input, classifier(embedding.output))
+        later = dataclasses.replace(recipe, seed=recipe.seed + SEEDS_BETWEEN * generation)
+        embedding, classifier, losses = _generation(data, school, later, Ensemble(former, heads, recipe.soft_share))
+        all_losses.append(losses)
     out.mkdir(parents=True, exist_ok=True)
     embedding.save(out / f"{networks.EMBEDDING}.keras")
     classifier.save(out / f"{networks.CLASSIFIER}.keras")
@@ -178,21 +149,57 @@ def train(
         },
         "teachers": [teacher.identity for teacher in teachers],
         "parameters": embedding.count_params() + classifier.count_params(),
-        "losses": losses,
+        "losses": all_losses,
         "duration_s": round(time.monotonic() - started),
     }
     (out / TRAINING_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return embedding, classifier
 
 
-def _fit(
-    network: keras.Model, school: Teachers, drawer: WindowDrawer, recipe: Recipe, phase: tuple[int, float]
+def _drawer(data: TrainingClips, recipe: Recipe, augmentation: Augmentation, number: int) -> WindowDrawer:
+    """Draws windows for one purpose; each purpose has a number, and a seed, of its own."""
+    return WindowDrawer(data, augmentation, recipe.seed + number, likelihoods=recipe.likelihoods)
+
+
+def _generation(
+    data: TrainingClips, school: Teachers, recipe: Recipe, ensemble: Ensemble | None = None
+) -> tuple[keras.Model, keras.Model, list[float]]:
+    """One network from scratch: the embedding network, the classifier, and the mean loss of each epoch."""
+    embedding = networks.embedding_network(FRONT_END)
+    classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS), likelihoods=recipe.likelihoods)
+    network = networks.taught(embedding, classifier, [(lesson.layer, lesson.n_values) for lesson in school.lessons])
+    lively, calm = _drawer(data, recipe, Augmentation(), 0), _drawer(data, recipe, CALM, 1)
+    losses = _fit(network, school, ensemble, lively, recipe, (recipe.epochs, recipe.learning_rate))
+    losses += _fit(network, school, ensemble, calm, recipe, (recipe.calm_epochs, recipe.calm_learning_rate))
+    return embedding, classifier, losses
+
+
+def _heads(data: TrainingClips, school: Teachers, recipe: Recipe) -> list[keras.Model]:
+    """For each teacher, what tells the labels by its embedding."""
+    return train_heads(
+        school,
+        _drawer(data, recipe, Augmentation(), 3),
+        n_labels=len(LABELS),
+        likelihoods=recipe.likelihoods,
+        epochs=recipe.head_epochs,
+        batch_size=recipe.batch_size,
+    )
+
+
+def _fit(  # noqa: PLR0917  all of what a phase needs
+    network: keras.Model,
+    school: Teachers,
+    ensemble: Ensemble | None,
+    drawer: WindowDrawer,
+    recipe: Recipe,
+    phase: tuple[int, float],
 ) -> list[float]:
     """One cycle; afterwards the network has the averaged weights, and statistics that fit them.
 
     Args:
         network: as `networks.taught` gives it.
         school: says what its outputs are to be, the labels apart.
+        ensemble: softens the labels; none in the first generation.
         drawer: draws the windows.
         recipe: how.
         phase: epochs, and the highest learning rate.
@@ -218,10 +225,11 @@ def _fit(
     )
     losses: list[float] = []
     for epoch in range(epochs):
-        steps = [
-            network.train_on_batch(batch.window, [batch.label, *school.say(batch.sound)], return_dict=True)["loss"]
-            for batch in drawer.epoch(recipe.batch_size)
-        ]
+        steps = []
+        for batch in drawer.epoch(recipe.batch_size):
+            said = school.say(batch.sound)
+            label = batch.label if ensemble is None else ensemble.soften(batch, school.embeddings(said))
+            steps.append(network.train_on_batch(batch.window, [label, *said], return_dict=True)["loss"])
         losses.append(float(np.mean(steps)))
         log.info("train.epoch epoch=%d of=%d loss=%.4f", epoch + 1, epochs, losses[-1])
     optimizer.finalize_variable_values(network.trainable_variables)

@@ -13,7 +13,7 @@ from model_export.train import Recipe
 
 LABELS = ("siren", "jackhammer", "dog_bark")
 CLIPS_PER_LABEL = 8
-SMALL_RECIPE = Recipe(epochs=12, calm_epochs=3, batch_size=8, noise_clips=12, noise_clip_s=1.5)
+SMALL_RECIPE = Recipe(epochs=12, calm_epochs=3, batch_size=8, noise_clips=12, noise_clip_s=1.5, generations=1)
 
 
 @pytest.fixture(scope="session")
