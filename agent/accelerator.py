@@ -24,7 +24,7 @@ import numpy as np
 
 from agent.inference import Classifier
 from agent.litert import CPU, AcceleratorError, Device, operators_taken
-from agent.model_card import ModelCard, ModelFolder, load_model_folder
+from agent.model_card import EventNumbers, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.values import FloatArray, Prediction, Window
 
 TRIAL_LIMIT_S = 90.0  # a GPU that compiles for the first time was seen to take 20 s
@@ -290,11 +290,20 @@ def _compared(expected: Sequence[Prediction], found: Sequence[Prediction], card:
 
 
 def _summed(predictions: Sequence[Prediction], card: ModelCard) -> FloatArray:
-    """Likelihoods as events are made of them: the mean over each span. Of single windows, one step of int8 is seen."""
+    """Likelihoods as events are made of them: means over the spans. In single windows, one step of int8 is seen.
+
+    Returns:
+        float32 (n, n_classes).
+    """
     hop_s = (predictions[1].first_sample - predictions[0].first_sample) / card.front_end.sample_rate_hz
-    n = min(max(1, round(card.events.span_s / hop_s)), N_GOLDEN // 4)
+    rules = event_rules(card.events, card.labels, EventNumbers(), {})
     likelihoods = np.array([prediction.likelihoods for prediction in predictions])
-    summed: FloatArray = np.lib.stride_tricks.sliding_window_view(likelihoods, n, axis=0).mean(axis=-1)
+    means = []
+    for column, label in enumerate(card.labels):
+        n = min(max(1, round(rules[label].span_s / hop_s)), N_GOLDEN // 4)
+        means.append(np.lib.stride_tricks.sliding_window_view(likelihoods[:, column], n).mean(axis=-1))
+    n_all = min(map(len, means))
+    summed: FloatArray = np.stack([of_class[-n_all:] for of_class in means], axis=1)
     return summed
 
 

@@ -37,8 +37,8 @@ class Stages:
 
     def change(self, judge: "Judge") -> list[SoundEvent]:
         """From now on, judge by its rules; gives the ends of events whose rule is another."""
-        anew = self.aggregator.set_span(judge.span_s)
-        return self.detector.change(judge.rules, update_interval_s=judge.config.events.update_interval_s, anew=anew)
+        self.aggregator.set_spans(judge.spans_s)
+        return self.detector.change(judge.rules, update_interval_s=judge.config.events.update_interval_s)
 
 
 class Judge:
@@ -106,9 +106,9 @@ class Judge:
         return other
 
     @property
-    def span_s(self) -> float:
-        """What likelihoods are summed over."""
-        return self.config.events.span_s or self.model.card.events.span_s
+    def spans_s(self) -> tuple[float, ...]:
+        """What the likelihoods of each class are summed over; of one that is not told, the least there is."""
+        return tuple(self.rules[label].span_s if label in self.rules else 0.0 for label in self.labels)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ class Judge:
         hop_s = config.inference.window_hop_s
         return Stages(
             FrontEnd(card.front_end, capture_rate_hz=sample_rate_hz, window_hop_s=hop_s),
-            Aggregator(span_s=self.span_s, window_hop_s=hop_s),
+            Aggregator(spans_s=self.spans_s, window_hop_s=hop_s),
             EventDetector(
                 labels=card.labels,
                 rules=self.rules,

@@ -86,7 +86,6 @@ class InferenceConfig(ConfigPart):
 class EventsConfig(ConfigPart):
     """Overrides of the model's event numbers."""
 
-    span_s: Annotated[float, Field(gt=0.0, le=60.0)] | None = None
     update_interval_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 10.0
     labels: Labels | None = None
     default: EventNumbers = EventNumbers()

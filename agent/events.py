@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from agent.values import EndReason, EventRule, EventState, FloatArray, Segment, SoundEvent
+from agent.values import EndReason, EventRule, EventState, FloatArray, SampleArray, Segment, SoundEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,7 @@ class EventDetector:
         self._tracks = [self._track(label, rules[label]) for label in labels if label in rules]
         self._last_ends: dict[str, int] = {}  # of classes that have no rule any more
 
-    def change(
-        self, rules: Mapping[str, EventRule], *, update_interval_s: float, anew: bool = False
-    ) -> list[SoundEvent]:
+    def change(self, rules: Mapping[str, EventRule], *, update_interval_s: float) -> list[SoundEvent]:
         """From now on, judge by other rules.
 
         An event belongs to one rule. What has been told and is still open when its rule changes ends there, with
@@ -112,7 +110,6 @@ class EventDetector:
         Args:
             rules: as at the start; a class may have come or gone.
             update_interval_s: as at the start; ends nothing.
-            anew: every rule is another: the sums mean something else.
 
         Returns:
             the ends.
@@ -124,7 +121,7 @@ class EventDetector:
         self._tracks = []
         for label in self._labels:
             old, rule = before.get(label), rules.get(label)
-            if old is not None and old.rule == rule and not anew:
+            if old is not None and old.rule == rule:
                 old.durations = self._durations
                 self._tracks.append(old)
                 continue
@@ -195,28 +192,29 @@ class _Step:
 
 
 class _Past:
-    """The windows of the recent past: two spans and one window, as far back as a change can be that the sum shows."""
+    """The windows of the recent past: of each class as far back as a change can be that its sum shows, two spans."""
 
     def __init__(self) -> None:
         self._windows: deque[_Heard] = deque()
         self._n_heard = 0
+        self._horizons: SampleArray = np.empty(0, np.int64)  # of each class
 
     def append(self, segment: Segment) -> None:
         advance = segment.newest_onset - self._windows[-1].first_sample if self._windows else 0
         self._windows.append(_Heard(self._n_heard, segment.newest_onset, segment.offset, advance, segment.newest))
         self._n_heard += 1
-        horizon = segment.onset - (segment.offset - segment.onset)
-        while self._windows[0].first_sample < horizon:
+        self._horizons = 2 * segment.onsets - segment.offset
+        farthest = self._horizons.min()
+        while self._windows[0].first_sample < farthest:
             self._windows.popleft()
 
     def clear(self) -> None:
         self._windows.clear()
         self._n_heard = 0
 
-    @property
-    def first(self) -> _Heard:
-        """The oldest window that is remembered."""
-        return self._windows[0]
+    def first(self, label_index: int) -> _Heard:
+        """The oldest window that is remembered for a class."""
+        return self._since(0, label_index)[0]
 
     @property
     def newest(self) -> _Heard:
@@ -230,11 +228,8 @@ class _Past:
 
     def evidence(self, label_index: int, *, since: int, on: float) -> int:
         """By how much the windows advanced that were so sure of a class, from the one with number `since` on."""
-        return sum(
-            window.advance
-            for window in self._windows
-            if window.number >= since and window.likelihoods[label_index] >= on
-        )
+        windows = self._since(since, label_index)
+        return sum(window.advance for window in windows if window.likelihoods[label_index] >= on)
 
     def step(self, label_index: int, *, since: int, direction: Literal["rise", "fall"]) -> _Step:
         """Fit one step to the likelihoods of a class, by least squares.
@@ -250,7 +245,7 @@ class _Past:
         Returns:
             The step. Where there is only one window to look at: that window, and its likelihood on either side.
         """
-        windows = [window for window in self._windows if window.number >= since]
+        windows = self._since(since, label_index)
         n = len(windows)
         values = np.array([window.likelihoods[label_index] for window in windows], np.float64)  # (n,)
         if n == 1:
@@ -273,6 +268,11 @@ class _Past:
             before=float(before[split]),
             after=float(after[split]),
         )
+
+    def _since(self, number: int, label_index: int) -> list[_Heard]:
+        """What is remembered for a class, from the window with this number on."""
+        horizon = int(self._horizons[label_index])
+        return [window for window in self._windows if window.number >= number and window.first_sample >= horizon]
 
 
 class _Track:
@@ -362,7 +362,7 @@ class _Track:
     def _rise(self) -> int:
         """Where the sound began that the sum has just shown."""
         rise = self._past.step(self._index, since=self._changed_at, direction="rise")
-        first = self._past.first
+        first = self._past.first(self._index)
         if first.number == self._changed_at == 0 and rise.before >= self.rule.off:
             return first.first_sample  # it was there before the stream was
         self._changed_at = rise.number
@@ -376,7 +376,7 @@ class _Track:
 
     def _pause_is_over(self, segment: Segment, fell_at: int) -> bool:
         """Whether a sound that began within the merge gap would have filled the sum by now, and has not."""
-        oldest_end = segment.onset + (segment.offset - segment.newest_onset)
+        oldest_end = int(segment.onsets[self._index]) + (segment.offset - segment.newest_onset)
         return oldest_end - self.durations.onset_response >= fell_at + self._merge_gap
 
     def _begin(self, onset: int) -> None:
@@ -431,7 +431,7 @@ class _Track:
         if occurrence.told:
             # A fall can be placed a little before the window that made the start sure.
             offset = max(offset, occurrence.onset + self._min_duration)
-        self.free_from = offset
+        self.free_from = max(self.free_from, offset)  # a fall can be placed before a cut
         if offset - occurrence.onset < self._min_duration:
             return
         if not occurrence.told:

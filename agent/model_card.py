@@ -199,20 +199,19 @@ class EventNumbers(CardPart, strict=True):
     min_duration_s: Annotated[float, Field(ge=0.0, le=3600.0)] | None = None
     merge_gap_s: Annotated[float, Field(ge=0.0, le=3600.0)] | None = None
     max_duration_s: Annotated[float, Field(ge=1.0, le=86_400.0)] | None = None
+    span_s: Annotated[float, Field(gt=0.0, le=60.0)] | None = None
 
 
 class EventCard(CardPart):
-    """How windows are summed, and when a sum is an event.
+    """When windows, summed, are an event.
 
     Attributes:
-        span_s: likelihoods are summed over the windows that begin within this many seconds.
         onset_response_s: how much of a beginning sound a window holds when its likelihood has risen half-way.
         offset_response_s: how much of an ending sound a window still holds when its likelihood has fallen half-way.
         default: for every class.
         classes: what is different for one class.
     """
 
-    span_s: Seconds
     onset_response_s: Annotated[float, Field(ge=0.0)]
     offset_response_s: Annotated[float, Field(ge=0.0)]
     default: EventNumbers

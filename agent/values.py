@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+SampleArray = NDArray[np.int64]  # places in a stream
 
 EventState = Literal["start", "update", "end"]
 GapCause = Literal["not_running", "device", "stalled", "dropped", "overrun", "trickle"]
@@ -68,23 +69,21 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The likelihoods of the windows in one sliding span, summed and divided by their number.
+    """The likelihoods of the windows in a sliding span of each class, summed and divided by their number.
 
     Attributes:
-        likelihoods: float32 (n_classes,), mean over the windows of the span, in [0, 1].
+        likelihoods: float32 (n_classes,), mean over the windows of the span of each class, in [0, 1].
         newest: float32 (n_classes,), of the newest window alone: it tells where the evidence rose or fell.
-        onset: where the oldest window of the span begins.
-        offset: where the newest window of the span ends.
+        onsets: int64 (n_classes,), where the oldest window of each class's span begins.
+        offset: where the newest window ends, with which all spans end.
         newest_onset: where the newest window begins.
-        n_windows: windows in the span.
     """
 
     likelihoods: FloatArray
     newest: FloatArray
-    onset: int
+    onsets: SampleArray
     offset: int
     newest_onset: int
-    n_windows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +126,7 @@ class EventRule:
         min_duration_s: shorter occurrences are not told.
         merge_gap_s: pauses up to this long belong to the event.
         max_duration_s: a longer event ends here, and a new one starts.
+        span_s: likelihoods are summed over the windows that begin within this time.
     """
 
     on: float
@@ -134,6 +134,7 @@ class EventRule:
     min_duration_s: float
     merge_gap_s: float
     max_duration_s: float
+    span_s: float
 
     @property
     def is_silent(self) -> bool:

@@ -68,7 +68,6 @@ def write_large_model(
         streaming=streaming_card(files[0], folder / STREAMING_NAME),
         classifier=network_card(files[1]),
         events=EventCard(
-            span_s=like.events.span_s,
             onset_response_s=like.events.onset_response_s,
             offset_response_s=like.events.offset_response_s,
             default=like.events.default,

@@ -39,8 +39,8 @@ class Hearing:
     Attributes:
         log_mel: float32 (n_frames, n_mels), decibels relative to a full-scale sine.
         duration_s: what the frames cover.
-        times_s: float64 (n_segments,), the middle of each segment.
-        likelihoods: float32 (n_segments, n_classes), summed over the segment's windows and divided by their number.
+        times_s: float64 (n_segments, n_classes), the middle of what each likelihood was summed over.
+        likelihoods: float32 (n_segments, n_classes), the mean over each class's span of windows.
     """
 
     log_mel: FloatArray
@@ -60,7 +60,7 @@ def listen(samples: FloatArray, sample_rate_hz: int, judge: Judge) -> Hearing:
     return Hearing(
         log_mel=log_mel,
         duration_s=len(log_mel) * numbers.hop_length_samples / numbers.sample_rate_hz,
-        times_s=np.array([(segment.onset + segment.offset) / 2 / sample_rate_hz for segment in segments]),
+        times_s=np.stack([(segment.onsets + segment.offset) / 2 / sample_rate_hz for segment in segments]),
         likelihoods=np.stack([segment.likelihoods for segment in segments]),
     )
 
@@ -148,13 +148,14 @@ def _draw_likelihoods(
             color=INK,
         )
     for label, colour in colours.items():
-        track = hearing.likelihoods[:, judge.labels.index(label)]
-        axes.plot(hearing.times_s, track, color=colour, linewidth=1.7)
+        column = judge.labels.index(label)
+        times_s, track = hearing.times_s[:, column], hearing.likelihoods[:, column]
+        axes.plot(times_s, track, color=colour, linewidth=1.7)
         highest = int(track.argmax())
         if track[highest] >= judge.rules[label].on:
             axes.annotate(
                 label,
-                (hearing.times_s[highest], track[highest]),
+                (times_s[highest], track[highest]),
                 xytext=(0, 4),
                 textcoords="offset points",
                 ha="center",
@@ -166,7 +167,7 @@ def _draw_likelihoods(
     axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_ylabel("likelihood (0 to 1)", fontsize=9, color=INK)
     axes.set_title(
-        f"What it answers: likelihoods, averaged over {judge.model.card.events.span_s:g} s of windows",
+        "What it answers: likelihoods, averaged over the span of each class",
         loc="left",
         fontsize=11,
         color=INK,

@@ -44,9 +44,9 @@ id = "{NODE}"
 sample_rate_hz = {SAMPLE_RATE_HZ}
 channel = 1
 [events]
-span_s = 0.2
 update_interval_s = 1.0
 [events.default]
+span_s = 0.2
 on = 0.2
 off = 0.15
 min_duration_s = 0.1

@@ -32,7 +32,6 @@ from model_export.package import (
     DEFAULT_NUMBERS,
     DOCUMENT,
     EMBEDDING_NOTE,
-    SPAN_S,
     network_card,
     write_model_json,
 )
@@ -199,9 +198,7 @@ def import_openl3(asked: Import, windows: Sequence[FloatArray], heard: str, out:
             background_label=None,
             front_end=numbers,
             embedding=network_card(file),
-            events=EventCard(
-                span_s=SPAN_S, onset_response_s=RESPONSE_S, offset_response_s=RESPONSE_S, default=DEFAULT_NUMBERS
-            ),
+            events=EventCard(onset_response_s=RESPONSE_S, offset_response_s=RESPONSE_S, default=DEFAULT_NUMBERS),
         )
         model = write_model_json(out, card)
         try:

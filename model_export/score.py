@@ -62,7 +62,7 @@ def score(system: str, tracks: Sequence[Track], rules: Mapping[str, EventRule], 
         system: its name.
         tracks: of all scenes.
         rules: one for each label that may be told.
-        events: span and responses.
+        events: the responses.
     """
     labels = sorted(rules.keys() | {one.label for track in tracks for one in track.scene.soundings})
     counts = dict.fromkeys(labels, Counts())
@@ -75,7 +75,7 @@ def score(system: str, tracks: Sequence[Track], rules: Mapping[str, EventRule], 
             counts[label] += truth.counts(label, told.get(label, []))
         errors += truth.errors(told)
         free_s += truth.event_free_s
-    scored = [_scored(track, list(rules), events) for track in tracks]
+    scored = [_scored(track, rules) for track in tracks]
     return Score(
         system=system,
         counts=counts,
@@ -102,13 +102,13 @@ def best_single_threshold(tracks: Sequence[Track], rules: Mapping[str, EventRule
     Args:
         tracks: of all scenes.
         rules: their durations are kept; `off` keeps its distance to `on` as a factor.
-        events: span and responses.
+        events: the responses.
     """
     candidates = {label: [at_threshold(rule, on) for on in THRESHOLDS] for label, rule in rules.items()}
     sums = [Counts()] * len(THRESHOLDS)
     for track in tracks:
         truth = Truth(track.scene.soundings, track.duration_s)
-        found = events_of_candidates(track, track.segments(events.span_s), candidates, events)
+        found = events_of_candidates(track, candidates, events)
         sums = [
             one + total(truth.counts(label, told[place]) for label, told in found.items())
             for place, one in enumerate(sums)
@@ -132,7 +132,7 @@ def write_for_tools(tracks: Sequence[Track], rules: Mapping[str, EventRule], eve
                 (folder / part / name).parent.mkdir(parents=True, exist_ok=True)
             write_soundings(track.scene.soundings, folder / "true" / name)
             write_soundings(events_of(track, rules, events), folder / "told" / name)
-            scored = _scored(track, labels, events)
+            scored = _scored(track, rules)
             rows = zip(scored.edges_s[:-1], scored.edges_s[1:], scored.scores, strict=True)
             lines = ["\t".join(["onset", "offset", *labels])]
             lines += [
@@ -143,7 +143,6 @@ def write_for_tools(tracks: Sequence[Track], rules: Mapping[str, EventRule], eve
         raise UsageError(f"--out {folder}: {error.strerror}; expected a folder to write to") from error
 
 
-def _scored(track: Track, labels: Sequence[str], events: EventCard) -> ScoredScene:
-    edges, scores = score_table(track, events.span_s)
-    columns = [track.labels.index(label) for label in labels]
-    return ScoredScene(edges, scores[:, columns], track.scene.soundings)
+def _scored(track: Track, rules: Mapping[str, EventRule]) -> ScoredScene:
+    edges, scores = score_table(track, {label: rule.span_s for label, rule in rules.items()})
+    return ScoredScene(edges, scores, track.scene.soundings)

@@ -7,7 +7,7 @@ here takes the likelihoods of a window to sum to 1.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -52,10 +52,12 @@ class Track:
     sample_rate_hz: int
     predictions: tuple[Prediction, ...]
 
-    def segments(self, span_s: float) -> list[Segment]:
-        """The likelihoods summed over a span, as the agent does."""
-        aggregator = Aggregator(span_s=span_s, window_hop_s=WINDOW_HOP_S)
-        return [segment for prediction in self.predictions for segment in aggregator.push(prediction)]
+    def segments(self, columns: Sequence[int], spans_s: Sequence[float]) -> Iterator[Segment]:
+        """The likelihoods of these columns, each summed over its span, as the agent does."""
+        aggregator = Aggregator(spans_s=spans_s, window_hop_s=WINDOW_HOP_S)
+        for one in self.predictions:
+            chosen = Prediction(one.likelihoods[columns], one.embedding, one.first_sample, one.n_samples)
+            yield from aggregator.push(chosen)
 
 
 class Hears(Protocol):
@@ -147,37 +149,31 @@ def rules_of(card: ModelCard) -> dict[str, EventRule]:
 
 def at_threshold(rule: EventRule, on: float) -> EventRule:
     """The rule with another `on`, and `off` in proportion."""
-    return EventRule(
-        on=on,
-        off=on * rule.off / rule.on,
-        min_duration_s=rule.min_duration_s,
-        merge_gap_s=rule.merge_gap_s,
-        max_duration_s=rule.max_duration_s,
-    )
+    return replace(rule, on=on, off=on * rule.off / rule.on)
 
 
 def events_of(track: Track, rules: Mapping[str, EventRule], events: EventCard) -> list[Sounding]:
     """The events of a track by one rule for each label, as the agent tells them."""
     per_label = {label: [rule] for label, rule in rules.items()}
-    found = events_of_candidates(track, track.segments(events.span_s), per_label, events)
+    found = events_of_candidates(track, per_label, events)
     return sorted(event for (events_of_rule,) in found.values() for event in events_of_rule)
 
 
 def events_of_candidates(
-    track: Track, segments: Sequence[Segment], rules: Mapping[str, Sequence[EventRule]], events: EventCard
+    track: Track, rules: Mapping[str, Sequence[EventRule]], events: EventCard
 ) -> dict[str, list[list[Sounding]]]:
     """The events of a track by each of several rules for each label, in one pass.
 
-    The agent's detector is told one label for each rule; rules that the likelihoods never reach have no events.
+    The agent's aggregation and detector are told one label for each rule; rules that the likelihoods of no window reach
+    have no events.
 
     Args:
         track: the scene.
-        segments: of the track, for the span in question.
         rules: the candidates for each label.
         events: the responses of the model.
     """
     found: dict[str, list[list[Sounding]]] = {label: [[] for _ in of_label] for label, of_label in rules.items()}
-    peaks = np.max([segment.likelihoods for segment in segments], axis=0) if segments else np.zeros(len(track.labels))
+    peaks = np.max([one.likelihoods for one in track.predictions], axis=0, initial=0.0)  # (n_labels,)
     asked = [
         (label, place, index)
         for label, of_label in rules.items()
@@ -187,7 +183,6 @@ def events_of_candidates(
     ]
     if not asked:
         return found
-    columns = [index for _, _, index in asked]
     detector = EventDetector(
         labels=[str(number) for number in range(len(asked))],
         rules={str(number): rules[label][place] for number, (label, place, _) in enumerate(asked)},
@@ -196,7 +191,9 @@ def events_of_candidates(
         offset_response_s=events.offset_response_s,
         update_interval_s=UPDATE_INTERVAL_S,
     )
-    told = [event for segment in segments for event in detector.push(_widened(segment, columns))]
+    columns = [index for _, _, index in asked]
+    segments = track.segments(columns, [rules[label][place].span_s for label, place, _ in asked])
+    told = [event for segment in segments for event in detector.push(segment)]
     for event in (*told, *detector.flush("end_of_stream")):
         if event.offset is not None:
             label, place, _ = asked[int(event.label)]
@@ -205,27 +202,31 @@ def events_of_candidates(
     return found
 
 
-def _widened(segment: Segment, columns: Sequence[int]) -> Segment:
-    """The segment with one likelihood for each rule."""
-    return Segment(
-        likelihoods=segment.likelihoods[columns],
-        newest=segment.newest[columns],
-        onset=segment.onset,
-        offset=segment.offset,
-        newest_onset=segment.newest_onset,
-        n_windows=segment.n_windows,
-    )
-
-
-def score_table(track: Track, span_s: float) -> tuple[NDArray[np.float64], FloatArray]:
+def score_table(track: Track, spans_s: Mapping[str, float]) -> tuple[NDArray[np.float64], FloatArray]:
     """The summed likelihoods as scores of gapless stretches of the scene, for measures without a threshold.
 
-    Each sum stands for the moment in the middle of what it was taken over.
+    A stretch lies around the middle of each window. A sum stands for the moment in the middle of what it was taken
+    over: each label has in each stretch the sum whose middle is nearest to that of the stretch.
+
+    Args:
+        track: the scene.
+        spans_s: of the labels that are asked for, what their likelihoods are summed over.
 
     Returns:
         float64 (n + 1,), where the stretches begin and the last one ends, in seconds; float32 (n, n_labels).
     """
-    segments = track.segments(span_s)
-    middles = np.array([(segment.onset + segment.offset) / 2 for segment in segments]) / track.sample_rate_hz
-    edges = np.concatenate([[0.0], (middles[:-1] + middles[1:]) / 2, [track.duration_s]])
-    return np.round(edges, 6), np.stack([segment.likelihoods for segment in segments])
+    columns = [track.labels.index(label) for label in spans_s]
+    segments = list(track.segments(columns, list(spans_s.values())))
+    ends = np.array([segment.offset for segment in segments])  # (n,)
+    middles = (np.array([segment.newest_onset for segment in segments]) + ends) / 2
+    middles_of_sums = (np.stack([segment.onsets for segment in segments]) + ends[:, None]) / 2  # (n, n_labels)
+    nearest = [_nearest(middles, of_label) for of_label in middles_of_sums.T]
+    sums = np.stack([segment.likelihoods for segment in segments])
+    scores = np.stack([sums[places, column] for column, places in enumerate(nearest)], axis=1)
+    edges = np.concatenate([[0.0], (middles[:-1] + middles[1:]) / 2 / track.sample_rate_hz, [track.duration_s]])
+    return np.round(edges, 6), scores
+
+
+def _nearest(moments: NDArray[np.float64], among: NDArray[np.float64]) -> NDArray[np.intp]:
+    """For each moment the place of the nearest of others, which rise; of two as near, the earlier."""
+    return np.searchsorted((among[:-1] + among[1:]) / 2, moments, side="left")

@@ -28,9 +28,10 @@ from model_export.tracks import Track, at_threshold, events_of_candidates
 log = logging.getLogger(__name__)
 
 ON = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)  # the last one is silent
-OFF = (0.3, 0.6, 0.9)  # of `on`
-MIN_DURATION_S = (0.1, 0.3, 0.6, 1.0)
-MERGE_GAP_S = (0.5, 1.0, 2.0)
+OFF = (0.3, 0.6)  # of `on`
+MIN_DURATION_S = (0.1, 0.6)
+MERGE_GAP_S = (1.0, 2.0)
+SPAN_S = (0.5, 1.0, 2.0)
 N_DRAWS = 400
 BOOTSTRAP_SEED = 0
 CLEAR = 0.1  # a gain that is there in all but this fraction of the draws
@@ -144,8 +145,10 @@ class Tuning:
 def grid(max_duration_s: float) -> list[EventRule]:
     """The candidates that each label has."""
     return [
-        EventRule(on, round(on * off, 3), min_duration_s, merge_gap_s, max_duration_s)
-        for on, off, min_duration_s, merge_gap_s in itertools.product(ON, OFF, MIN_DURATION_S, MERGE_GAP_S)
+        EventRule(on, round(on * off, 3), min_duration_s, merge_gap_s, max_duration_s, span_s)
+        for span_s, on, off, min_duration_s, merge_gap_s in itertools.product(
+            SPAN_S, ON, OFF, MIN_DURATION_S, MERGE_GAP_S
+        )
     ]
 
 
@@ -166,7 +169,7 @@ def gather(tracks: Sequence[Track], candidates: Mapping[str, Sequence[EventRule]
         group = groups.index(track.scene.group)
         truth = Truth(track.scene.soundings, track.duration_s)
         free_s[group] += truth.event_free_s
-        found = events_of_candidates(track, track.segments(events.span_s), candidates, events)
+        found = events_of_candidates(track, candidates, events)
         for place, label in enumerate(labels):
             for candidate, told in enumerate(found[label]):
                 counts[group, place, candidate] += astuple(truth.counts(label, told))
@@ -184,7 +187,7 @@ def tune(tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventC
     Args:
         tracks: of all scenes.
         rules: the card's.
-        events: span and responses.
+        events: the responses.
         budget: false alarms for each event-free hour, all labels together.
 
     Raises:
@@ -351,7 +354,7 @@ def _curve(
     curve = {label: dict.fromkeys(ON, Counts()) for label in rules}
     for track in tracks:
         truth = Truth(track.scene.soundings, track.duration_s)
-        found = events_of_candidates(track, track.segments(events.span_s), candidates, events)
+        found = events_of_candidates(track, candidates, events)
         for label, of_label in found.items():
             for on, told in zip(ON, of_label, strict=True):
                 curve[label][on] += truth.counts(label, told)
@@ -368,7 +371,6 @@ def with_rules(events: EventCard, rules: Mapping[str, EventRule]) -> EventCard:
         for label, numbers in plain.items()
     }
     return EventCard(
-        span_s=events.span_s,
         onset_response_s=events.onset_response_s,
         offset_response_s=events.offset_response_s,
         default=EventNumbers(**default),

@@ -34,7 +34,7 @@ OF_48_KHZ = {
     "level_min_db": -80.0,
     "level_max_db": 0.0,
 }
-EVENTS = {"span_s": 1.0, "onset_response_s": 0.5, "offset_response_s": 0.5, "default": {}}
+EVENTS = {"onset_response_s": 0.5, "offset_response_s": 0.5, "default": {}}
 
 
 @pytest.fixture
@@ -282,10 +282,9 @@ def test_a_card_may_say_what_the_model_has_heard_in_training(folder: Path) -> No
 
 def event_card(**classes: EventNumbers) -> EventCard:
     return EventCard(
-        span_s=1.0,
         onset_response_s=0.25,
         offset_response_s=0.25,
-        default=EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=1.0, max_duration_s=60.0),
+        default=EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=1.0, max_duration_s=60.0, span_s=1.0),
         classes=classes,
     )
 

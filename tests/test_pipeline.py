@@ -33,7 +33,7 @@ NUMBERS = FrontEndNumbers(
     level_min_db=-110.0,
     level_max_db=0.0,
 )
-RULE = EventRule(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0)
+RULE = EventRule(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0, span_s=0.5)
 
 
 class ToneClassifier(Classifier):
@@ -58,7 +58,7 @@ class Listener:
     def __init__(self, rate_hz: int, *, window_hop_s: float = 0.1) -> None:
         self.front_end = FrontEnd(NUMBERS, capture_rate_hz=rate_hz, window_hop_s=window_hop_s)
         self.classifier: Classifier = ToneClassifier()
-        self.aggregator = Aggregator(span_s=0.5, window_hop_s=window_hop_s)
+        self.aggregator = Aggregator(spans_s=[RULE.span_s] * 2, window_hop_s=window_hop_s)
         self.detector = EventDetector(
             labels=["tone", "background"],
             rules={"tone": RULE},
@@ -337,7 +337,7 @@ def heard_by(
         blocks,
         FrontEnd(card.front_end, capture_rate_hz=rate_hz, window_hop_s=window_hop_s),
         Classifier(model),
-        Aggregator(span_s=card.events.span_s, window_hop_s=window_hop_s),
+        Aggregator(spans_s=[rules[label].span_s for label in card.labels], window_hop_s=window_hop_s),
         EventDetector(
             labels=card.labels,
             rules={label: rule for label, rule in rules.items() if label != card.background_label},

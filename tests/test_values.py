@@ -55,4 +55,4 @@ def test_the_optional_fields_mean_nothing_special_happened() -> None:
 @pytest.mark.parametrize(("on", "is_silent"), [(0.99, False), (1.0, True)])
 def test_a_rule_that_nothing_reaches_is_silent(on: float, is_silent: bool) -> None:
     """An `on` of 1 says that a class is not told."""
-    assert EventRule(on, 0.3, 0.1, 0.5, 60.0).is_silent is is_silent
+    assert EventRule(on, 0.3, 0.1, 0.5, 60.0, 1.0).is_silent is is_silent

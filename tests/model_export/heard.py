@@ -13,8 +13,8 @@ LABELS = ("siren", "dog_bark")
 RATE_HZ = 1_000
 WINDOW_S = 1.0
 # A window knows of a sound at once when it holds half of it.
-EVENTS = EventCard(span_s=0.3, onset_response_s=0.5, offset_response_s=0.5, default=EventNumbers())
-RULE = EventRule(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0)
+EVENTS = EventCard(onset_response_s=0.5, offset_response_s=0.5, default=EventNumbers())
+RULE = EventRule(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0, span_s=0.3)
 
 
 def heard(

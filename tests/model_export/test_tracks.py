@@ -112,13 +112,14 @@ def test_many_rules_in_one_pass_are_as_one_after_the_other() -> None:
     }
     track = heard(30.0, loud)
     rules = [
-        replace(at_threshold(RULE, on), min_duration_s=duration_s, merge_gap_s=gap_s)
+        replace(at_threshold(RULE, on), min_duration_s=duration_s, merge_gap_s=gap_s, span_s=span_s)
         for on in (0.2, 0.5, 0.8, 0.99)
         for duration_s in (0.0, 1.0)
         for gap_s in (0.0, 2.0)
+        for span_s in (0.3, 1.0)
     ]
 
-    together = events_of_candidates(track, track.segments(EVENTS.span_s), dict.fromkeys(LABELS, rules), EVENTS)
+    together = events_of_candidates(track, dict.fromkeys(LABELS, rules), EVENTS)
 
     assert any(together["siren"])
     for place, rule in enumerate(rules):
@@ -145,7 +146,7 @@ def test_scores_cover_the_scene_without_gaps() -> None:
     """Each sum stands in the middle of what it was taken over; first and last reach to the ends."""
     track = heard(10.0, {"siren": [(2.0, 6.0, 0.9)]})
 
-    edges, scores = score_table(track, EVENTS.span_s)
+    edges, scores = score_table(track, {"siren": 0.3})
 
     assert len(edges) == len(scores) + 1
     assert (edges[0], edges[-1]) == (0.0, 10.0)

@@ -26,6 +26,7 @@ def _few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune_module, "MIN_DURATION_S", (0.3,))
     monkeypatch.setattr(tune_module, "MERGE_GAP_S", (0.5,))
     monkeypatch.setattr(tune_module, "OFF", (0.6,))
+    monkeypatch.setattr(tune_module, "SPAN_S", (0.3,))
 
 
 def scenes(likelihoods_of: Callable[[int], dict[str, tuple[float, float]]], *, n_folds: int = 3) -> list[Track]:
@@ -162,12 +163,12 @@ def test_every_candidate_is_a_rule() -> None:
 def test_rules_come_back_from_the_card() -> None:
     """What most labels share is the default; the agent reads the same rules again."""
     card = load_model_folder(DEFAULT_MODEL).card
-    own = EventRule(0.7, 0.4, 0.1, 2.0, 60.0)
+    own = EventRule(0.7, 0.4, 0.1, 2.0, 60.0, 0.5)
     rules = dict.fromkeys(card.labels[:-1], RULE) | {"siren": own}
 
     written = with_rules(card.events, rules)
 
     assert written.default.model_dump() == asdict(RULE)
-    assert written.classes == {"siren": EventNumbers(on=0.7, off=0.4, min_duration_s=0.1, merge_gap_s=2.0)}
+    assert written.classes == {"siren": EventNumbers(on=0.7, off=0.4, min_duration_s=0.1, merge_gap_s=2.0, span_s=0.5)}
     read = event_rules(written, card.labels, EventNumbers(), {})
     assert {label: read[label] for label in rules} == rules

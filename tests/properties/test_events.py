@@ -18,7 +18,7 @@ LONG_S = 80_000.0
 GAP = "gap"
 
 rules = some.builds(
-    lambda on, below, shortest_s, pause_s, longest_s: EventRule(on, on * below, shortest_s, pause_s, longest_s),
+    lambda on, below, shortest_s, pause_s, longest_s: EventRule(on, on * below, shortest_s, pause_s, longest_s, 0.5),
     some.floats(0.05, 1.0),
     some.floats(0.0, 1.0),
     some.floats(0.0, 3.0),
@@ -73,8 +73,8 @@ def test_events_are_runs_joined_over_pauses_without_the_short_ones(
 ) -> None:
     """Where the network is sure, events are what their rules say in plain words, to the sample."""
     sounds = [sounds_first == (number % 2 == 0) for number, n in enumerate(runs) for _ in range(n)]
-    rule = EventRule(0.5, 0.5, shortest / RATE_HZ, pause / RATE_HZ, LONG_S)
-    detector, aggregator = detector_of(("siren",), rule, LONG_S), Aggregator(span_s=0.1, window_hop_s=0.1)
+    rule = EventRule(0.5, 0.5, shortest / RATE_HZ, pause / RATE_HZ, LONG_S, 0.1)
+    detector, aggregator = detector_of(("siren",), rule, LONG_S), Aggregator(spans_s=[0.1], window_hop_s=0.1)
 
     told = [
         event
@@ -93,12 +93,12 @@ steps = some.lists(
 )
 
 
-@given(steps=steps, rule=rules, span_s=some.sampled_from([0.1, 0.5, 1.0]))
+@given(steps=steps, rule=rules, spans_s=some.tuples(*[some.sampled_from([0.1, 0.5, 1.0])] * 2))
 def test_whatever_is_heard_each_event_is_told_in_order_and_once(
-    steps: list[tuple[float, float] | str], rule: EventRule, span_s: float
+    steps: list[tuple[float, float] | str], rule: EventRule, spans_s: tuple[float, float]
 ) -> None:
     """Each event has one start, then updates, then one end; its onset stays, it keeps its limits, none overlap."""
-    detector, aggregator = detector_of(("siren", "dog_bark"), rule), Aggregator(span_s=span_s, window_hop_s=0.1)
+    detector, aggregator = detector_of(("siren", "dog_bark"), rule), Aggregator(spans_s=spans_s, window_hop_s=0.1)
     told: list[SoundEvent] = []
     index = 0
     for step in steps:
