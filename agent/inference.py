@@ -42,8 +42,10 @@ def quantize(values: FloatArray, tensor: TensorCard) -> TensorArray:
     """
     if tensor.dtype == "float32":
         return values.astype(np.float32, copy=False)
-    steps = np.rint(values / np.float32(tensor.scale)) + tensor.zero_point
-    rounded: TensorArray = np.clip(steps, -128, 127).astype(np.int8)
+    steps = values / np.float32(tensor.scale)  # the rest in place: this runs at each hop
+    np.rint(steps, out=steps)
+    steps += tensor.zero_point
+    rounded: TensorArray = steps.clip(-128, 127, out=steps).astype(np.int8)
     return rounded
 
 

@@ -104,11 +104,22 @@ def _tuning_parts(tuning: Tuning) -> Iterator[str]:
         "`on` is 1 is not told:"
     )
     yield table(
-        ["label", "on", "off", "min_duration_s", "merge_gap_s", "events", "precision", "recall", "false alarms/h"],
+        [
+            "label",
+            "span_s",
+            "on",
+            "off",
+            "min_duration_s",
+            "merge_gap_s",
+            "events",
+            "precision",
+            "recall",
+            "false alarms/h",
+        ],
         [
             [
                 label,
-                *(f"{value:g}" for value in (rule.on, rule.off, rule.min_duration_s, rule.merge_gap_s)),
+                *(f"{value:g}" for value in (rule.span_s, rule.on, rule.off, rule.min_duration_s, rule.merge_gap_s)),
                 str(taken.held_out[label].true),
                 f"{taken.held_out[label].precision:.2f}",
                 f"{taken.held_out[label].recall:.2f}",

@@ -67,7 +67,7 @@ def test_a_tuning_tells_what_is_fitted_and_what_is_held_out(tuning: Tuning) -> N
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert rows[3][:5] == ["one rule", "1", "0.1", "0.500", "0.500"]
     assert rows[3][-1] == "taken"
-    assert ["siren", "0.5", "0.3", "0.3", "0.5", "1", "0.50", "1.00", "4.0"] in rows
+    assert ["siren", "0.3", "0.5", "0.3", "0.3", "0.5", "1", "0.50", "1.00", "4.0"] in rows
     assert ["siren", "0.50 / 1.00", "0.50 / 1.00"] in rows
     assert "None keeps the budget" in text  # four an hour
 
