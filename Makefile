@@ -29,7 +29,7 @@ soak: $(VENV)/dev.stamp  ## hours of sound through the live path, with its memor
 benchmark: $(VENV)/dev.stamp  ## the agent beside YAMNet and OpenL3, and live (make benchmark YAMNET=FILE LIVE=600)
 	$(BIN)/python -m benchmarks $(if $(YAMNET),--yamnet $(YAMNET)) $(if $(LIVE),--live $(LIVE))
 
-# Once more the recipe of the default model, over some hours. EPOCHS=1 runs all steps in less than an hour.
+# Once more the recipe of the default model, over some hours. EPOCHS=1 runs all steps in about an hour.
 DATA = --us8k $(US8K) --esc10 $(ESC10)
 TRAINING = $(DATA) --teacher $(YAMNET) $(if $(EPOCHS),--epochs $(EPOCHS))
 BUILD := build
