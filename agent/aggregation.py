@@ -8,15 +8,12 @@ windows in one mean finer steps, not more evidence.
 """
 
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.values import FloatArray, Prediction, SampleArray, Segment
-
-Columns = NDArray[np.intp]
 
 
 class Aggregator:
@@ -30,8 +27,11 @@ class Aggregator:
 
     def __init__(self, *, spans_s: Sequence[float], window_hop_s: float) -> None:
         self._spans_s, self._window_hop_s, self._factor = tuple(spans_s), window_hop_s, 1
-        self._windows: deque[tuple[int, NDArray[np.float64]]] = deque()  # where it begins, likelihoods
-        self._of_span: dict[int, Columns] = {}  # by how many windows are summed, the classes for which they are
+        # Of the windows of the longest span, the newest last: their likelihoods, (n_windows, n_classes), and where they
+        # begin. So many of them are there; before these stand zeros.
+        self._likelihoods: NDArray[np.float64] = np.zeros((0, len(self._spans_s)))
+        self._onsets: SampleArray = np.zeros(0, np.int64)
+        self._n_kept = 0
         self.widen(1)
 
     def set_spans(self, spans_s: Sequence[float]) -> None:
@@ -44,25 +44,29 @@ class Aggregator:
         """From now on, windows come so many hops apart."""
         self._factor = factor
         # Half up: with hops of 0.1, 0.2 and 0.5 s, a span of 0.5 s is 5, 3 and 1 windows, centred within 0.1 s.
-        n_windows = [max(1, math.floor(span_s / (factor * self._window_hop_s) + 0.5)) for span_s in self._spans_s]
-        self._of_span = {n: np.flatnonzero(np.array(n_windows) == n) for n in sorted(set(n_windows))}
-        self._windows = deque(self._windows, maxlen=max(n_windows))
+        counts = [max(1, math.floor(span_s / (factor * self._window_hop_s) + 0.5)) for span_s in self._spans_s]
+        longest = max(counts)
+        self._n_kept = min(self._n_kept, longest)
+        kept = slice(len(self._onsets) - self._n_kept, None)
+        n_before = longest - self._n_kept
+        self._likelihoods = np.pad(self._likelihoods[kept], ((n_before, 0), (0, 0)))
+        self._onsets = np.pad(self._onsets[kept], (n_before, 0))
+        self._n_windows = np.array(counts)  # (n_classes,)
+        self._in_span = (np.arange(longest, 0, -1)[:, None] <= self._n_windows).astype(np.float64)
 
     def push(self, prediction: Prediction) -> Iterator[Segment]:
         """Take a prediction; give the segment that it completes.
 
         At the start of a stream, and after a reset, the segment covers the windows that there are.
         """
-        self._windows.append((prediction.first_sample, prediction.likelihoods.astype(np.float64)))
-        windows = list(self._windows)
-        likelihoods: FloatArray = np.empty(len(self._spans_s), np.float32)
-        onsets: SampleArray = np.empty(len(self._spans_s), np.int64)
-        for n, classes in self._of_span.items():
-            in_span = windows[-n:]
-            # Summed anew each time: a running sum would drift, and the events would depend on how long the agent runs.
-            total = np.add.reduce([one for _, one in in_span])  # (n_classes,)
-            likelihoods[classes] = (total[classes] / len(in_span)).astype(np.float32)
-            onsets[classes] = in_span[0][0]
+        self._likelihoods[:-1], self._likelihoods[-1] = self._likelihoods[1:], prediction.likelihoods
+        self._onsets[:-1], self._onsets[-1] = self._onsets[1:], prediction.first_sample
+        self._n_kept = min(self._n_kept + 1, len(self._onsets))
+        n_windows = np.minimum(self._n_windows, self._n_kept)
+        # Summed anew each time: a running sum would drift, and the events would depend on how long the agent runs.
+        total = (self._likelihoods * self._in_span).sum(axis=0)  # (n_classes,)
+        likelihoods: FloatArray = (total / n_windows).astype(np.float32)
+        onsets: SampleArray = self._onsets[-n_windows]
         likelihoods.flags.writeable = onsets.flags.writeable = False
         yield Segment(
             likelihoods=likelihoods,
@@ -78,4 +82,5 @@ class Aggregator:
 
     def reset(self) -> None:
         """There is a gap: forget the windows before it."""
-        self._windows.clear()
+        self._likelihoods[:] = 0.0
+        self._n_kept = 0
