@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--us8k", type=Path, required=True, metavar="DIR", help="UrbanSound8K")
     data.add_argument("--esc10", type=Path, required=True, metavar="DIR", help="ESC-10 or ESC-50")
     training = argparse.ArgumentParser(add_help=False)
-    training.add_argument("--epochs", type=int, metavar="N", help="another number of epochs than the recipe's, in each generation")
+    training.add_argument(
+        "--epochs", type=int, metavar="N", help="another number of epochs than the recipe's, in each generation"
+    )
     training.add_argument("--seed", type=int, metavar="N", help="another seed than the recipe's")
     training.add_argument(
         "--likelihoods",

@@ -17,24 +17,15 @@ from agent.config import Config, MqttConfig
 from agent.errors import AgentError, ClusterError, ModelError
 from agent.replay import replay
 from agent.stop import Stop
-from agent.values import FloatArray, SoundEvent
+from agent.values import SoundEvent
 from agent.wavfile import Source, open_recording
 from agent.workers import Part, Workers, judging_alone
 from tests.broker import free_port
 from tests.commands import Caller
+from tests.wail import wail
 
 RATE_HZ = 8_000
 LONG_S = 610.3  # six parts
-
-
-def wails(duration_s: float) -> FloatArray:
-    """Wails that come and go: events."""
-    rng = np.random.default_rng(8)
-    times_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
-    levels = 10.0 ** rng.uniform(-3.0, -0.5, round(duration_s) + 2)
-    wail = np.sin(2 * np.pi * (1000.0 * times_s + 60.0 * np.sin(2 * np.pi * 0.4 * times_s)))
-    mixed: FloatArray = (np.interp(times_s, np.arange(len(levels)), levels) * wail).astype(np.float32)
-    return mixed
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +36,7 @@ def judge() -> Judge:
 @pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("street")
-    samples = wails(LONG_S)
+    samples = wail(LONG_S, RATE_HZ, quietest=-3.0)  # events
     soundfile.write(folder / "a-long.flac", samples, RATE_HZ)
     soundfile.write(folder / "b-long.wav", np.roll(samples, 999), RATE_HZ)
     soundfile.write(folder / "c-short.wav", samples[: 20 * RATE_HZ], RATE_HZ)

@@ -15,27 +15,17 @@ from agent.config import Config, InferenceConfig
 from agent.errors import AgentError
 from agent.replay import classify, replay
 from agent.stop import Stop
-from agent.values import FloatArray, Prediction
+from agent.values import Prediction
 from agent.wavfile import Recording, open_recording
 from agent.workers import PARTS_AHEAD, WORTH_S, Processes, Workers, worthwhile
 from tests.broker import wait_until
 from tests.commands import CommandFactory
+from tests.wail import wail
 
 RATE_HZ = 22_050
 LONG_S = 250.6  # three parts
 
 Told = tuple[int, int, bytes]
-
-
-def sound(duration_s: float) -> FloatArray:
-    """Noise that comes and goes, and a wail in it: the network says something else each time."""
-    rng = np.random.default_rng(8)
-    times_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
-    levels = 10.0 ** rng.uniform(-4.0, -0.5, round(duration_s) + 2)
-    wail = np.sin(2 * np.pi * (1000.0 * times_s + 60.0 * np.sin(2 * np.pi * 0.4 * times_s)))
-    noise = rng.normal(0.0, 0.3, len(times_s))
-    mixed: FloatArray = (np.interp(times_s, np.arange(len(levels)), levels) * (noise + wail)).astype(np.float32)
-    return np.clip(mixed, -1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,7 @@ def judge() -> Judge:
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings of all kinds: long, short, spoilt, cut off, coded with their past, and none at all."""
     folder = tmp_path_factory.mktemp("street")
-    samples = sound(LONG_S)
+    samples = wail(LONG_S, RATE_HZ, quietest=-4.0, noise=0.3)
     soundfile.write(folder / "a-long.flac", samples, RATE_HZ)
     soundfile.write(folder / "b-short.wav", samples[:RATE_HZ], RATE_HZ)
     soundfile.write(folder / "c-coded.ogg", samples[: 30 * RATE_HZ], RATE_HZ)
@@ -132,7 +122,7 @@ def test_what_cannot_be_shared_is_judged_here(judge: Judge, tmp_path: Path, monk
     monkeypatch.setattr(workers, "WHOLE_MAX_S", 5.0)
     files = [tmp_path / "1.ogg", tmp_path / "2.ogg"]
     for file, duration_s in zip(files, (6.0, 4.0), strict=True):
-        soundfile.write(file, sound(duration_s), RATE_HZ)
+        soundfile.write(file, wail(duration_s, RATE_HZ, quietest=-4.0, noise=0.3), RATE_HZ)
 
     with (
         Workers(judge, Processes(judge.config, 2), files, "mix", stop=Stop()) as shared,
