@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from agent.values import EndReason, EventRule, EventState, FloatArray, SampleArray, Segment, SoundEvent
+from agent.values import EndReason, EventRule, EventState, FloatArray, Segment, SoundEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +197,14 @@ class _Past:
     def __init__(self) -> None:
         self._windows: deque[_Heard] = deque()
         self._n_heard = 0
-        self._horizons: SampleArray = np.empty(0, np.int64)  # of each class
+        self._horizons: list[int] = []  # of each class
 
     def append(self, segment: Segment) -> None:
         advance = segment.newest_onset - self._windows[-1].first_sample if self._windows else 0
         self._windows.append(_Heard(self._n_heard, segment.newest_onset, segment.offset, advance, segment.newest))
         self._n_heard += 1
-        self._horizons = 2 * segment.onsets - segment.offset
-        farthest = self._horizons.min()
+        self._horizons = [2 * onset - segment.offset for onset in segment.onsets.tolist()]
+        farthest = min(self._horizons)
         while self._windows[0].first_sample < farthest:
             self._windows.popleft()
 
@@ -271,7 +271,7 @@ class _Past:
 
     def _since(self, number: int, label_index: int) -> list[_Heard]:
         """What is remembered for a class, from the window with this number on."""
-        horizon = int(self._horizons[label_index])
+        horizon = self._horizons[label_index]
         return [window for window in self._windows if window.number >= number and window.first_sample >= horizon]
 
 

@@ -148,7 +148,7 @@ def test_files_for_other_tools_are_plain_tables(tmp_path: Path) -> None:
     assert (tmp_path / "told" / "deep" / "scene.tsv").read_text().endswith("\tsiren\n")
     head, first, *_ = (tmp_path / "scores" / "deep" / "scene.tsv").read_text().splitlines()
     assert head.split("\t") == ["onset", "offset", *LABELS]
-    assert [float(cell) for cell in first.split("\t")] == [0.0, 0.525, 0.0, 0.0]
+    assert [float(cell) for cell in first.split("\t")] == [0.0, 0.55, 0.0, 0.0]
     with pytest.raises(UsageError, match="--out"):
         write_for_tools([track], RULES, EVENTS, tmp_path / "true" / "deep" / "scene.tsv")
 
