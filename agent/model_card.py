@@ -28,7 +28,6 @@ LOWEST_LEVEL_DB = -300.0
 NARROWEST_RANGE_HZ = 1.0
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class CardPart(BaseModel):

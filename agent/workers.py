@@ -216,7 +216,7 @@ class Workers:
             self._fill()
             try:
                 judged = answer.result()
-            except Exception as error:
+            except Exception as error:  # whatever a part raised: it is raised again, or told as the crew's
                 broken = self._crew.broken(error)
                 if broken is None:
                     raise

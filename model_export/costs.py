@@ -4,12 +4,15 @@ Source: one cycle, Smith and Topin 2019.
 """
 
 import math
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
+from model_export.networks import Likelihoods
 
-class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
     """The learning rate rises to its peak and falls to nothing, both along a cosine."""
 
     def __init__(self, peak: float, n_steps: int, warm_up: float) -> None:
@@ -21,6 +24,11 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         rising = 0.5 * (1.0 - tf.cos(math.pi * part / self._warm_up))
         falling = 0.5 * (1.0 + tf.cos(math.pi * (part - self._warm_up) / (1.0 - self._warm_up)))
         return self._peak * tf.maximum(tf.where(part < self._warm_up, rising, falling), 1e-3)
+
+
+def cost_of(likelihoods: Likelihoods) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """What a wrong likelihood costs: of each label on its own, or of one of them."""
+    return sigmoid_cross_entropy if likelihoods == "sigmoid" else cross_entropy
 
 
 def cross_entropy(label: tf.Tensor, likelihood: tf.Tensor) -> tf.Tensor:

@@ -18,12 +18,12 @@ import numpy as np
 from agent.values import FloatArray
 from model_export import networks
 from model_export.augment import Example, WindowDrawer
-from model_export.costs import OneCycle, cross_entropy, sigmoid_cross_entropy
+from model_export.costs import OneCycle, cost_of
 from model_export.teachers import Teachers
 
 log = logging.getLogger(__name__)
 
-WEIGHT_DECAY, WARM_UP = 0.05, 0.25
+WEIGHT_DECAY, WARM_UP = 0.05, 0.25  # those that the recipe has for the network
 PEAK_RATE = 1e-3
 
 
@@ -86,7 +86,7 @@ def train_heads(
             keras.optimizers.AdamW(
                 OneCycle(PEAK_RATE, n_steps, WARM_UP), weight_decay=WEIGHT_DECAY, global_clipnorm=5.0
             ),
-            loss=sigmoid_cross_entropy if likelihoods == "sigmoid" else cross_entropy,
+            loss=cost_of(likelihoods),
         )
     for epoch in range(epochs):
         losses = [

@@ -23,7 +23,7 @@ from agent.values import FloatArray
 from model_export import networks, noise
 from model_export.augment import Augmentation, TrainingClips, WindowDrawer
 from model_export.clips import BACKGROUND, LABELS, Clip
-from model_export.costs import OneCycle, cross_entropy, sigmoid_cross_entropy
+from model_export.costs import OneCycle, cost_of
 from model_export.ensemble import Ensemble, train_heads
 from model_export.features import FRONT_END, sound_of
 from model_export.published import PublishedNetwork
@@ -169,8 +169,9 @@ def _generation(
     classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS), likelihoods=recipe.likelihoods)
     network = networks.taught(embedding, classifier, [(lesson.layer, lesson.n_values) for lesson in school.lessons])
     lively, calm = _drawer(data, recipe, Augmentation(), 0), _drawer(data, recipe, CALM, 1)
-    losses = _fit(network, school, ensemble, lively, recipe, (recipe.epochs, recipe.learning_rate))
-    losses += _fit(network, school, ensemble, calm, recipe, (recipe.calm_epochs, recipe.calm_learning_rate))
+    losses = _fit(network, school, lively, recipe, (recipe.epochs, recipe.learning_rate), ensemble=ensemble)
+    calm_phase = (recipe.calm_epochs, recipe.calm_learning_rate)
+    losses += _fit(network, school, calm, recipe, calm_phase, ensemble=ensemble)
     return embedding, classifier, losses
 
 
@@ -186,23 +187,24 @@ def _heads(data: TrainingClips, school: Teachers, recipe: Recipe) -> list[keras.
     )
 
 
-def _fit(  # noqa: PLR0917  all of what a phase needs
+def _fit(
     network: keras.Model,
     school: Teachers,
-    ensemble: Ensemble | None,
     drawer: WindowDrawer,
     recipe: Recipe,
     phase: tuple[int, float],
+    *,
+    ensemble: Ensemble | None,
 ) -> list[float]:
     """One cycle; afterwards the network has the averaged weights, and statistics that fit them.
 
     Args:
         network: as `networks.taught` gives it.
         school: says what its outputs are to be, the labels apart.
-        ensemble: softens the labels; none in the first generation.
         drawer: draws the windows.
         recipe: how.
         phase: epochs, and the highest learning rate.
+        ensemble: softens the labels; none in the first generation.
 
     Returns:
         the mean loss of each epoch.
@@ -217,11 +219,11 @@ def _fit(  # noqa: PLR0917  all of what a phase needs
         global_clipnorm=5.0,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    has_sigmoid = recipe.likelihoods == "sigmoid"
+    label_weight = recipe.sigmoid_weight if recipe.likelihoods == "sigmoid" else 1.0
     network.compile(
         optimizer,
-        loss=[sigmoid_cross_entropy if has_sigmoid else cross_entropy, *("mean_squared_error" for _ in school.lessons)],
-        loss_weights=[recipe.sigmoid_weight if has_sigmoid else 1.0, *(lesson.weight for lesson in school.lessons)],
+        loss=[cost_of(recipe.likelihoods), *("mean_squared_error" for _ in school.lessons)],
+        loss_weights=[label_weight, *(lesson.weight for lesson in school.lessons)],
     )
     losses: list[float] = []
     for epoch in range(epochs):

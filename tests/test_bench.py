@@ -30,6 +30,8 @@ def test_every_figure_is_there(report: Report) -> None:
     assert told["machine"]["processor"]
     assert told["machine"]["cores"] >= 1
     assert (told["form"], told["sound"], told["sample_rate_hz"]) == ("streaming", "made on the spot", 48_000)
+    # A difference of two measurements: beside other programs it may vanish.
+    assert told["replay"].pop("resample_ms") >= 0.0
     for part in ("live", "networks", "replay"):
         assert min(figure for figure in told[part].values() if not isinstance(figure, str)) > 0.0, part
     assert told["live"]["hops"] == round(10 * LIVE_S) - 20
