@@ -423,8 +423,8 @@ def _rescaling(results: Path) -> "Rescaling":
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    from model_export.crossvalidate import calibrated, load_networks
     from model_export.report import rescaling_summary
+    from model_export.trained import calibrated, load_networks
 
     rescaling = _rescaling(options.results)
     calibrated(load_networks(options.networks)[1], rescaling)  # first: what does not fit is not written
@@ -433,8 +433,8 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> None:
-    from model_export.crossvalidate import load_calibrated
     from model_export.quantize import quantize, representative_windows
+    from model_export.trained import load_calibrated
 
     embedding, classifier = load_calibrated(options.networks)
     quantize(embedding, classifier, representative_windows(_clips(options), seed=0), options.out)
@@ -443,11 +443,11 @@ def _quantize(options: argparse.Namespace) -> None:
 def _package(options: argparse.Namespace) -> None:
     from agent.inference import Classifier
     from model_export.calibration import read_rescaling
-    from model_export.crossvalidate import training_record
     from model_export.evaluate import evaluate_folder
     from model_export.package import write_card, write_document
     from model_export.report import summary
     from model_export.response import measure_response
+    from model_export.trained import training_record
 
     figures = summary(evaluate_folder(options.results)) if options.results else NOT_MEASURED
     training = training_record(options.networks)
@@ -465,9 +465,9 @@ def _package(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     from agent.model_card import load_model_folder
-    from model_export.crossvalidate import load_calibrated
     from model_export.metadata import check_metadata
     from model_export.quantize import representative_windows
+    from model_export.trained import load_calibrated
     from model_export.verify import check_model
 
     model = load_model_folder(options.model)

@@ -7,22 +7,18 @@ embedding and the peers' are frozen under the same MLP. A fold that one data set
 alone. What the predictions are worth, `evaluate` says.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
-from agent.errors import UsageError
 from agent.inference import Classifier
 from agent.model_card import ModelFolder
 from agent.values import FloatArray, Window
 from model_export import networks
-from model_export.calibration import Rescaling, read_rescaling
+from model_export.calibration import Rescaling
 from model_export.clips import LABELS, Clip, hold_out_fold
 from model_export.embeddings import Listener
 from model_export.features import all_windows, frames_of_clips
@@ -45,7 +41,8 @@ from model_export.results import (
     write_predictions,
     write_windows,
 )
-from model_export.train import TRAINING_NAME, Recipe, train
+from model_export.train import Recipe, is_trained, train
+from model_export.trained import calibrated, load_networks, training_record
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +64,8 @@ def crossvalidate(
 
     `ten_classes` are all of ESC-10 under its own names.
 
-    What stands in `out` from a run of the same recipe and teachers is used again: networks and finished folds. A fold
-    whose networks are there but not all of its predictions is tested again, without training.
+    What stands in `out` from a run of the same recipe on the same clips is used again: networks and finished folds. A
+    fold whose networks are there but not all of its predictions is tested again, without training.
     """
     systems = {
         PREDICTIONS_NAME: [OURS, OURS_FLOAT, *map(system_of, peers)],
@@ -89,8 +86,11 @@ def crossvalidate(
             )
             if is_tested
         ]
-        if not _is_done(work, recipe, teachers, {name: systems[name] for name in tested}):
-            trained = _networks(split[0], recipe, work, teachers=teachers, num_threads=num_threads)
+        all_there = _is_tested(work, {name: systems[name] for name in tested})
+        if not (all_there and is_trained(work, split[0], recipe, teachers)):
+            for name in FILES.values():
+                (work / name).unlink(missing_ok=True)  # of other networks; if this is cut short, they are not there
+            trained = train(split[0], recipe, work, teachers=teachers, num_threads=num_threads)
             model = _model(split[0], trained, recipe, work)
             if PREDICTIONS_NAME in tested:
                 own = _own_results(split[1], trained, model, recipe, fold=fold)
@@ -113,31 +113,11 @@ def crossvalidate(
             (out / name).unlink(missing_ok=True)  # of a run on other folds
 
 
-def _is_done(
-    work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork], systems: Mapping[str, Sequence[str]]
-) -> bool:
-    return (
-        _is_trained(work, recipe, teachers)
-        and (PREDICTIONS_NAME not in systems or (work / WINDOWS_NAME).is_file())
-        and all(
-            (work / name).is_file() and {run.system for run in read_predictions(work / name)} == set(expected)
-            for name, expected in systems.items()
-        )
+def _is_tested(work: Path, systems: Mapping[str, Sequence[str]]) -> bool:
+    return (PREDICTIONS_NAME not in systems or (work / WINDOWS_NAME).is_file()) and all(
+        (work / name).is_file() and {run.system for run in read_predictions(work / name)} == set(expected)
+        for name, expected in systems.items()
     )
-
-
-def _networks(
-    clips: Sequence[Clip],
-    recipe: Recipe,
-    work: Path,
-    *,
-    teachers: Sequence[PublishedNetwork],
-    num_threads: int,
-) -> tuple[keras.Model, keras.Model]:
-    if _is_trained(work, recipe, teachers):
-        log.info("crossvalidate.trained_before folder=%s", work.name)
-        return load_networks(work)
-    return train(clips, recipe, work, teachers=teachers, num_threads=num_threads)
 
 
 def _model(
@@ -176,20 +156,6 @@ def _embed(model: ModelFolder) -> Callable[[Sequence[Clip]], list[FloatArray]]:
     return lambda clips: [np.stack([one.embedding for one in listener.hear(clip.file)]) for clip in clips]
 
 
-def _is_trained(work: Path, recipe: Recipe, teachers: Sequence[PublishedNetwork]) -> bool:
-    if not (work / TRAINING_NAME).is_file():
-        return False
-    record = training_record(work)
-    as_recorded = json.loads(json.dumps(asdict(recipe)))
-    return bool(record["recipe"] == as_recorded and record["teachers"] == [teacher.identity for teacher in teachers])
-
-
-def training_record(work: Path) -> dict[str, Any]:
-    """What `train` wrote about itself: the recipe, the data, how it went."""
-    record: dict[str, Any] = json.loads((work / TRAINING_NAME).read_text(encoding="utf-8"))
-    return record
-
-
 def calibrated_model(work: Path, rescaling: Rescaling, train_clips: Sequence[Clip], out: Path) -> ModelFolder:
     """The networks of a fold as a model folder with a calibration folded in: as a calibrated model is shipped.
 
@@ -207,32 +173,3 @@ def calibrated_model(work: Path, rescaling: Rescaling, train_clips: Sequence[Cli
     windows = representative_windows(train_clips, seed=record["recipe"]["seed"])
     quantize(embedding, calibrated(classifier, rescaling), windows, out)
     return write_card(out, onset_response_s=0.0, offset_response_s=0.0, trained_on=record["folds"])
-
-
-def load_networks(work: Path) -> tuple[keras.Model, keras.Model]:
-    """The two networks that `train` saved."""
-    embedding = keras.models.load_model(work / f"{networks.EMBEDDING}.keras", compile=False)
-    classifier = keras.models.load_model(work / f"{networks.CLASSIFIER}.keras", compile=False)
-    return embedding, classifier
-
-
-def load_calibrated(work: Path) -> tuple[keras.Model, keras.Model]:
-    """The two networks with their calibration folded in, where `calibrate` wrote one: what is shipped."""
-    embedding, classifier = load_networks(work)
-    rescaling = read_rescaling(work)
-    return embedding, calibrated(classifier, rescaling) if rescaling else classifier
-
-
-def calibrated(classifier: keras.Model, rescaling: Rescaling) -> keras.Model:
-    """A classifier with its calibration folded in.
-
-    Raises:
-        UsageError: the calibration is of another kind of network.
-    """
-    output, n_labels = networks.output_of(classifier), classifier.output_shape[-1]
-    if (rescaling.output, len(rescaling.labels)) != (output, n_labels):
-        raise UsageError(
-            f"--results: {rescaling.output} over {len(rescaling.labels)} labels, expected what the networks have, "
-            f"{output} over {n_labels}"
-        )
-    return networks.rescaled(classifier, rescaling.scale, rescaling.bias)

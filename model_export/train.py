@@ -1,13 +1,11 @@
 """Train the L3 audio network and its MLP together, from scratch, on labelled clips; published networks may teach.
 
-In: labelled clips; teachers. Out: a folder with `embedding.keras`,
-`classifier.keras` and `training.json` (the recipe and how it went). The number of epochs is fixed in advance; nothing
-is chosen by looking at a validation set.
+In: labelled clips; teachers. Out: both networks, in a folder with the recipe and how it went (`trained`). The number of
+epochs is fixed in advance; nothing is chosen by looking at a validation set.
 """
 
 import dataclasses
 import itertools
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -28,10 +26,10 @@ from model_export.ensemble import Ensemble, train_heads
 from model_export.features import FRONT_END, sound_of
 from model_export.published import PublishedNetwork
 from model_export.teachers import Teachers
+from model_export.trained import load_networks, losses_before, training_record, write_networks
 
 log = logging.getLogger(__name__)
 
-TRAINING_NAME = "training.json"
 CALM = Augmentation(
     same_label_probability=0.0,
     mixup_probability=0.15,
@@ -105,6 +103,9 @@ def train(
 ) -> tuple[keras.Model, keras.Model]:
     """Train on all the clips given.
 
+    Each generation is written down as it ends. What stands in `out` from a run of the same recipe on the same clips is
+    gone on from, and is all there is to do where it was finished: a run may be cut short and begun again.
+
     Args:
         clips: the training clips.
         recipe: how.
@@ -115,30 +116,48 @@ def train(
     Returns:
         the embedding network and the classifier.
     """
-    if num_threads:
+    if num_threads:  # before TensorFlow does anything
         tf.config.threading.set_intra_op_parallelism_threads(num_threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    keras.utils.set_random_seed(recipe.seed)
+    asked = _asked(clips, recipe, teachers)
+    all_losses = losses_before(out, asked)
+    duration_s = 0.0
+    if all_losses:
+        log.info("train.trained_before folder=%s generations=%d of=%d", out.name, len(all_losses), recipe.generations)
+        embedding, classifier = load_networks(out)
+        if len(all_losses) == recipe.generations:
+            return embedding, classifier
+        duration_s = training_record(out)["duration_s"]
     data = training_clips(clips, recipe)
     if len(data.sounds) < recipe.batch_size:
         raise UsageError(f"{len(data.sounds)} clips and noises to train on, expected at least {recipe.batch_size}")
-    school = Teachers(teachers, map_weights=recipe.map_weights, embedding_weight=recipe.embedding_weight)
     started = time.monotonic()
-    if teachers:
-        heard = _drawer(data, recipe, Augmentation(), 2).epoch(recipe.batch_size)
-        school.settle(np.concatenate([batch.sound for batch in itertools.islice(heard, SETTLING_BATCHES)]))
-    embedding, classifier, losses = _generation(data, school, recipe)
-    all_losses = [losses]
+    school = _school(data, teachers, recipe)
     heads = _heads(data, school, recipe) if recipe.generations > 1 else []
-    for generation in range(1, recipe.generations):
-        former = keras.Model(embedding.input, classifier(embedding.output))
-        later = dataclasses.replace(recipe, seed=recipe.seed + SEEDS_BETWEEN * generation)
-        embedding, classifier, losses = _generation(data, school, later, Ensemble(former, heads, recipe.soft_share))
+    for number in range(len(all_losses), recipe.generations):
+        ensemble = None
+        if number > 0:
+            ensemble = Ensemble(keras.Model(embedding.input, classifier(embedding.output)), heads, recipe.soft_share)
+        of_its_own = dataclasses.replace(recipe, seed=recipe.seed + SEEDS_BETWEEN * number)
+        embedding, classifier, losses = _generation(data, school, of_its_own, ensemble)
         all_losses.append(losses)
-    out.mkdir(parents=True, exist_ok=True)
-    embedding.save(out / f"{networks.EMBEDDING}.keras")
-    classifier.save(out / f"{networks.CLASSIFIER}.keras")
-    record = {
+        record = asked | {
+            "parameters": embedding.count_params() + classifier.count_params(),
+            "losses": all_losses,
+            "duration_s": round(duration_s + time.monotonic() - started),
+        }
+        write_networks((embedding, classifier), record, out)
+    return embedding, classifier
+
+
+def is_trained(out: Path, clips: Sequence[Clip], recipe: Recipe, teachers: Sequence[PublishedNetwork] = ()) -> bool:
+    """Whether all generations of a recipe stand in a folder, trained on these clips."""
+    return len(losses_before(out, _asked(clips, recipe, teachers))) == recipe.generations
+
+
+def _asked(clips: Sequence[Clip], recipe: Recipe, teachers: Sequence[PublishedNetwork]) -> dict[str, object]:
+    """What two runs must have in common for one to go on with what the other has trained."""
+    return {
         "recipe": dataclasses.asdict(recipe),
         "augmentation": [dataclasses.asdict(Augmentation()), dataclasses.asdict(CALM)],
         "clips": len(clips),
@@ -148,12 +167,16 @@ def train(
             for dataset in sorted({clip.dataset for clip in clips})
         },
         "teachers": [teacher.identity for teacher in teachers],
-        "parameters": embedding.count_params() + classifier.count_params(),
-        "losses": all_losses,
-        "duration_s": round(time.monotonic() - started),
     }
-    (out / TRAINING_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return embedding, classifier
+
+
+def _school(data: TrainingClips, teachers: Sequence[PublishedNetwork], recipe: Recipe) -> Teachers:
+    """The teachers, the units of what they say settled."""
+    school = Teachers(teachers, map_weights=recipe.map_weights, embedding_weight=recipe.embedding_weight)
+    if teachers:
+        heard = _drawer(data, recipe, Augmentation(), 2).epoch(recipe.batch_size)
+        school.settle(np.concatenate([batch.sound for batch in itertools.islice(heard, SETTLING_BATCHES)]))
+    return school
 
 
 def _drawer(data: TrainingClips, recipe: Recipe, augmentation: Augmentation, number: int) -> WindowDrawer:
@@ -165,6 +188,7 @@ def _generation(
     data: TrainingClips, school: Teachers, recipe: Recipe, ensemble: Ensemble | None = None
 ) -> tuple[keras.Model, keras.Model, list[float]]:
     """One network from scratch: the embedding network, the classifier, and the mean loss of each epoch."""
+    keras.utils.set_random_seed(recipe.seed)  # the same, whether what comes before was trained now or read
     embedding = networks.embedding_network(FRONT_END)
     classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS), likelihoods=recipe.likelihoods)
     network = networks.taught(embedding, classifier, [(lesson.layer, lesson.n_values) for lesson in school.lessons])
@@ -177,6 +201,7 @@ def _generation(
 
 def _heads(data: TrainingClips, school: Teachers, recipe: Recipe) -> list[keras.Model]:
     """For each teacher, what tells the labels by its embedding."""
+    keras.utils.set_random_seed(recipe.seed + 3)
     return train_heads(
         school,
         _drawer(data, recipe, Augmentation(), 3),

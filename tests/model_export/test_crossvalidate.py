@@ -5,28 +5,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from scipy import special
 
-from agent.errors import UsageError
 from agent.inference import Classifier
 from agent.model_card import load_model_folder
-from agent.values import FloatArray, Window
-from model_export import networks
+from agent.values import Window
 from model_export.calibration import Rescaling
-from model_export.clips import LABELS, Clip, esc10, esc10_as_published, urbansound8k
-from model_export.crossvalidate import (
-    calibrated,
-    calibrated_model,
-    crossvalidate,
-    load_calibrated,
-    load_networks,
-)
+from model_export.clips import LABELS, Clip, esc10, esc10_as_published, hold_out_fold, urbansound8k
+from model_export.crossvalidate import calibrated_model, crossvalidate
 from model_export.published import PublishedNetwork
 from model_export.quantize import representative_windows
 from model_export.results import FoldPredictions, mean_by_clip, read_all_windows, read_predictions
+from model_export.trained import calibrated, load_networks
 from model_export.verify import MAX_MEAN_DIFFERENCE
 from tests.model_export.conftest import SMALL_RECIPE
 
@@ -66,7 +58,7 @@ def assert_same(runs: Sequence[FoldPredictions], others: Sequence[FoldPrediction
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training fails."""
-    monkeypatch.setattr("model_export.crossvalidate.train", None)
+    monkeypatch.setattr("model_export.train._generation", None)
 
 
 @pytest.mark.timeout(600)
@@ -118,7 +110,8 @@ def test_a_fold_of_one_data_set_is_tested_on_that_alone(
     (out / "fold1").rename(out / "fold4")
     (out / "fold4" / "esc10.csv").unlink()
     clips, ten_classes = (
-        [replace(clip, fold=4) if (clip.dataset, clip.fold) == ("esc10", 1) else clip for clip in some]
+        hold_out_fold(some, 1)[0]
+        + [replace(clip, fold=4) for clip in some if (clip.dataset, clip.fold) == ("esc10", 1)]
         for some in (clips, ten_classes)
     )
 
@@ -163,19 +156,24 @@ def test_a_fold_that_was_tested_in_part_is_tested_again_but_not_trained(
     assert (out / "fold1" / "windows.npz").is_file()
 
 
-def test_what_is_shipped_is_calibrated_and_what_was_trained_is_not(finished: Path, tmp_path: Path) -> None:
-    """The numbers beside the networks are folded in on the way to int8; without them nothing changes."""
-    work = shutil.copytree(finished / "fold1", tmp_path / "work")
-    embeddings = np.random.default_rng(0).uniform(0.0, 2.0, (5, 240)).astype(np.float32)
-    trained = load_networks(work)[1]
-    assert_says_the_same(load_calibrated(work)[1], trained, embeddings)
+def test_predictions_do_not_outlive_their_networks(
+    data: tuple[list[Clip], list[Clip]], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut short while it trains by another recipe, a fold is left without what the networks before it said."""
 
-    Rescaling("sigmoid", LABELS, (0.5,) * len(LABELS), (0.0,) * len(LABELS), (1, 2), 40).write(work)
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
 
-    sums = networks.without_output(trained)(embeddings).numpy()
-    expected = special.expit(0.5 * sums)
-    np.testing.assert_allclose(load_calibrated(work)[1](embeddings), expected, atol=1e-5)
-    assert_says_the_same(load_networks(work)[1], trained, embeddings)
+    out = shutil.copytree(finished, tmp_path / "out")
+    monkeypatch.setattr("model_export.crossvalidate.train", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        crossvalidate(
+            data[0], replace(SMALL_RECIPE, seed=2), out, folds=[1], peers=[], ten_classes=data[1], num_threads=0
+        )
+
+    assert not (out / "fold1" / "predictions.csv").exists()
+    assert not (out / "fold1" / "esc10.csv").exists()
 
 
 def test_a_folds_model_is_calibrated_as_a_shipped_one(clips: list[Clip], finished: Path, tmp_path: Path) -> None:
@@ -193,16 +191,3 @@ def test_a_folds_model_is_calibrated_as_a_shipped_one(clips: list[Clip], finishe
     assert np.abs(likelihoods - wanted).mean() < 2 * MAX_MEAN_DIFFERENCE  # it has hardly learnt
     assert model.card.trained_on == {"us8k": (2,), "esc10": (2,)}
     assert (finished / "fold1" / "classifier.tflite").read_bytes() == before
-
-
-def test_calibration_of_another_kind_of_network_is_refused(finished: Path, tmp_path: Path) -> None:
-    """A temperature of softmax means nothing to sigmoids."""
-    work = shutil.copytree(finished / "fold1", tmp_path / "work")
-    Rescaling("softmax", LABELS, (0.5,) * len(LABELS), (0.0,) * len(LABELS), (1, 2), 40).write(work)
-
-    with pytest.raises(UsageError, match=r"--results: softmax over 11 labels, expected .* sigmoid over 11"):
-        load_calibrated(work)
-
-
-def assert_says_the_same(one: keras.Model, other: keras.Model, embeddings: FloatArray) -> None:
-    np.testing.assert_array_equal(one(embeddings), other(embeddings))

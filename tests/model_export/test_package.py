@@ -19,10 +19,10 @@ from agent.model_card import (
 )
 from model_export.calibration import Rescaling
 from model_export.clips import BACKGROUND, LABELS
-from model_export.crossvalidate import training_record
 from model_export.package import DOCUMENT, FIRST_CHOICES, TUNED, write_document, write_events, write_model_json
 from model_export.results import Output
 from model_export.train import Recipe
+from model_export.trained import training_record
 
 
 def test_the_agent_loads_what_was_packaged(packaged: Path) -> None:

@@ -4,20 +4,26 @@ import dataclasses
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from agent.model_card import sha256_of
+from model_export import train as train_module
+from model_export.augment import TrainingClips
 from model_export.clips import BACKGROUND, LABELS, esc10, urbansound8k
+from model_export.ensemble import Ensemble
 from model_export.features import all_windows, frames_of_clips
 from model_export.published import PublishedNetwork
-from model_export.train import TRAINING_NAME, train, training_clips
+from model_export.teachers import Teachers
+from model_export.train import Recipe, is_trained, train, training_clips
+from model_export.trained import load_networks, training_record
 from tests.model_export.conftest import SMALL_RECIPE
 
 
 def test_the_loss_falls(trained: Path) -> None:
     """Even a few epochs on a few clips teach something."""
-    record = json.loads((trained / TRAINING_NAME).read_text())
+    record = training_record(trained)
 
     (losses,) = record["losses"]
     assert len(losses) == SMALL_RECIPE.epochs + SMALL_RECIPE.calm_epochs
@@ -36,7 +42,7 @@ def test_a_teacher_is_imitated_besides_the_labels(
 
     embedding, classifier = train(clips, recipe, tmp_path, teachers=[PublishedNetwork(published)])
 
-    record = json.loads((tmp_path / TRAINING_NAME).read_text())
+    record = training_record(tmp_path)
     assert record["teachers"] == [{"name": "loudness", "sha256": sha256_of(published)}]
     assert len(record["losses"]) == 2
     assert all(losses[-1] < losses[0] for losses in record["losses"])
@@ -69,3 +75,51 @@ def test_a_clip_can_be_trained_on_twice_alike(data_sets: tuple[Path, Path], tmp_
     ]
 
     np.testing.assert_allclose(embeddings[0], embeddings[1], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_short_goes_on_where_it_was(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generation that was finished is not trained again, and the next one is that of a run in one go."""
+    clips = urbansound8k(data_sets[0])
+    recipe = dataclasses.replace(SMALL_RECIPE, epochs=1, calm_epochs=1, generations=2)
+    windows, _ = all_windows(frames_of_clips(clips[:2]))
+    expected = train(clips, recipe, tmp_path / "whole")[0].predict(windows[..., None], verbose=0)
+    generation, seeds = train_module._generation, []
+
+    def one_more(
+        data: TrainingClips, school: Teachers, of_its_own: Recipe, ensemble: Ensemble | None = None
+    ) -> tuple[keras.Model, keras.Model, list[float]]:
+        seeds.append(of_its_own.seed)
+        if len(seeds) == 2:
+            raise KeyboardInterrupt
+        return generation(data, school, of_its_own, ensemble)
+
+    monkeypatch.setattr(train_module, "_generation", one_more)
+    with pytest.raises(KeyboardInterrupt):
+        train(clips, recipe, tmp_path / "cut")
+    assert not is_trained(tmp_path / "cut", clips, recipe)
+    first = training_record(tmp_path / "cut")
+
+    embedding, _ = train(clips, recipe, tmp_path / "cut")
+
+    assert seeds == [1, 11, 11]
+    assert is_trained(tmp_path / "cut", clips, recipe)
+    record = training_record(tmp_path / "cut")
+    assert record["losses"][0] == first["losses"][0]
+    assert record["duration_s"] >= first["duration_s"]
+    np.testing.assert_allclose(embedding.predict(windows[..., None], verbose=0), expected, rtol=0.05, atol=0.05)
+
+
+def test_a_finished_run_is_used_as_it_is(
+    data_sets: tuple[Path, Path], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same recipe on the same clips is not trained twice; on others it is not taken for trained."""
+    clips = urbansound8k(data_sets[0]) + esc10(data_sets[1])
+    monkeypatch.setattr(train_module, "_generation", None)
+
+    embedding, _ = train(clips, SMALL_RECIPE, trained)
+
+    np.testing.assert_array_equal(embedding.get_weights()[0], load_networks(trained)[0].get_weights()[0])
+    assert not is_trained(trained, clips[1:], SMALL_RECIPE)

@@ -9,9 +9,9 @@ from agent.errors import ModelError
 from agent.model_card import load_model_folder
 from model_export import networks
 from model_export.clips import LABELS, urbansound8k
-from model_export.crossvalidate import load_networks
 from model_export.features import FRONT_END
 from model_export.quantize import representative_windows
+from model_export.trained import load_networks
 from model_export.verify import check_model
 
 
