@@ -13,7 +13,7 @@ with a share of what all labels do, and cross-validation decides how large that 
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
@@ -36,6 +36,7 @@ N_DRAWS = 400
 BOOTSTRAP_SEED = 0
 CLEAR = 0.1  # a gain that is there in all but this fraction of the draws
 CAUTIONS = (0.0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
+RIGHT = 0.5  # of a label's events, at least, on scenes that its rule was not chosen on; else it is not told
 SPENT = (0.5, 1.0)  # of the budget, while choosing: the rest is for other streets
 HOUR_S = 3600.0
 
@@ -213,7 +214,8 @@ def _ways(evidence: Evidence, budget: float) -> Iterator[Tried]:
     """The card's numbers; one rule for all; a rule for each label, with more and more caution."""
     everywhere = range(len(evidence.groups))
     card = dict.fromkeys(evidence.labels, len(next(iter(evidence.candidates.values()))) - 1)
-    kept = evidence.chosen(card, everywhere)
+    silence = {label: _silence(rules) for label, rules in evidence.candidates.items()}
+    kept, untold = evidence.chosen(card, everywhere), evidence.chosen(silence, everywhere)
     yield Tried("the card's", None, None, kept, kept, card)
     for within, caution in ((budget, None), *itertools.product([spent * budget for spent in SPENT], CAUTIONS)):
 
@@ -224,14 +226,25 @@ def _ways(evidence: Evidence, budget: float) -> Iterator[Tried]:
 
         choice = choose(everywhere)
         silent = {label: place for label, place in choice.items() if evidence.is_silent(label, place)}
-        held_out: dict[str, Counts] = dict.fromkeys(evidence.labels, Counts())
-        for unit in sorted(set(evidence.units)):
-            test = [group for group in everywhere if evidence.units[group] == unit]
-            train = [group for group in everywhere if evidence.units[group] != unit]
-            tested = evidence.chosen(choose(train) | silent, test)  # what is not told in the end cries no wolf
-            held_out = {label: counts + tested[label] for label, counts in held_out.items()}
+        held_out = _held_out(evidence, choose, silent)
+        if caution is not None:
+            wrong = {label: silence[label] for label, counts in held_out.items() if counts.precision < RIGHT}
+            choice |= wrong
+            held_out |= {label: untold[label] for label in wrong}
         name = "one rule" if caution is None else "a rule for each label"
         yield Tried(name, within, caution, evidence.chosen(choice, everywhere), held_out, choice)
+
+
+def _held_out(evidence: Evidence, choose: Callable[[Sequence[int]], Choice], silent: Choice) -> dict[str, Counts]:
+    """What is chosen without each fold in turn, on that fold; what is not told in the end cries no wolf."""
+    groups = range(len(evidence.groups))
+    held_out: dict[str, Counts] = dict.fromkeys(evidence.labels, Counts())
+    for unit in sorted(set(evidence.units)):
+        test = [group for group in groups if evidence.units[group] == unit]
+        train = [group for group in groups if evidence.units[group] != unit]
+        tested = evidence.chosen(choose(train) | silent, test)
+        held_out = {label: counts + tested[label] for label, counts in held_out.items()}
+    return held_out
 
 
 def _best(tried: Sequence[Tried], evidence: Evidence, budget: float) -> Tried:
@@ -362,10 +375,11 @@ def _curve(
 
 
 def with_rules(events: EventCard, rules: Mapping[str, EventRule]) -> EventCard:
-    """The card with these rules: what most labels have is the default, and what a label has else is its own."""
+    """The card with these rules: what most labels that are told have is the default, what one has else is its own."""
     plain = {label: asdict(rule) for label, rule in rules.items()}
     names = EventNumbers.model_fields
-    default = {name: Counter(numbers[name] for numbers in plain.values()).most_common(1)[0][0] for name in names}
+    told = [numbers for label, numbers in plain.items() if not rules[label].is_silent] or list(plain.values())
+    default = {name: Counter(numbers[name] for numbers in told).most_common(1)[0][0] for name in names}
     own = {
         label: {name: numbers[name] for name in names if numbers[name] != default[name]}
         for label, numbers in plain.items()

@@ -130,6 +130,27 @@ def test_scores_are_told_for_scenes_that_were_not_chosen_on() -> None:
     assert total(one.held_out.values()).true == total(one.fitted.values()).true == 24
 
 
+def test_a_label_that_is_more_often_wrong_than_right_elsewhere_is_not_told() -> None:
+    """Dogs are heard so much more than sirens that nine right of twenty would pay; who reads of one expects a dog."""
+    tuning = tune(
+        scenes(
+            lambda group: {
+                "siren": (0.95 if group < 4 else 0.1, 0.1),
+                "dog_bark": (0.95 if group < 9 else 0.1, 0.95 if group != 8 else 0.1),
+            }
+        ),
+        RULES,
+        EVENTS,
+        budget=1_000.0,
+    )
+
+    for one in tuning.tried:
+        silent = one.name == "a rule for each label"
+        assert (one.fitted["dog_bark"].told, one.held_out["dog_bark"].told) == ((0, 0) if silent else (20, 20))
+        assert one.held_out["dog_bark"].true == 12
+        assert one.fitted["siren"].hits == 4
+
+
 def test_where_none_keeps_the_budget_the_quietest_is_taken() -> None:
     """A false alarm that is as sure as can be cannot be chosen away."""
     tuning = tune(scenes(lambda _: {"siren": (1.0, 1.0), "dog_bark": (0.9, 0.1)}), RULES, EVENTS, budget=2.0)
@@ -172,3 +193,14 @@ def test_rules_come_back_from_the_card() -> None:
     assert written.classes == {"siren": EventNumbers(on=0.7, off=0.4, min_duration_s=0.1, merge_gap_s=2.0, span_s=0.5)}
     read = event_rules(written, card.labels, EventNumbers(), {})
     assert {label: read[label] for label in rules} == rules
+
+
+def test_what_is_not_told_is_nobodys_default() -> None:
+    """However many labels are silent, a label that the card says nothing else of is told."""
+    card = load_model_folder(DEFAULT_MODEL).card
+    silent = replace(RULE, on=1.0)
+
+    written = with_rules(card.events, {"siren": RULE, "dog_bark": silent, "drilling": silent})
+
+    assert written.default.on == RULE.on
+    assert written.classes == {label: EventNumbers(on=1.0) for label in ("dog_bark", "drilling")}
