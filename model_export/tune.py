@@ -7,7 +7,8 @@ Few recordings stand behind many scenes, and numbers for each label that fit the
 So a label gets numbers of its own only where that pays in nine of ten draws of the groups; and whether numbers of its
 own, one rule for all, or the card's numbers are written, cross-validation over the folds decides. The budget is to be
 kept on scenes that were not looked at, too, where other labels are the ones that cry wolf: so each label is charged
-with a share of what all labels do, and cross-validation decides how large that share has to be.
+with a share of what all labels do, and cross-validation decides how large that share has to be. A label that is more
+often wrong than right there is not told.
 """
 
 import itertools
