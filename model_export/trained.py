@@ -28,7 +28,9 @@ def write_networks(trained: tuple[keras.Model, keras.Model], record: Mapping[str
     (folder / TRAINING_NAME).unlink(missing_ok=True)
     for name, network in zip(NETWORKS, trained, strict=True):
         network.save(folder / f"{name}.keras")
-    (folder / TRAINING_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial = folder / f"{TRAINING_NAME}.partial"
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(folder / TRAINING_NAME)
 
 
 def load_networks(folder: Path) -> tuple[keras.Model, keras.Model]:
@@ -61,7 +63,17 @@ def losses_before(folder: Path, asked: Mapping[str, object]) -> list[list[float]
 
 
 def load_calibrated(folder: Path) -> tuple[keras.Model, keras.Model]:
-    """The two networks with their calibration folded in, where `calibrate` wrote one: what is shipped."""
+    """The two networks with their calibration folded in, where `calibrate` wrote one: what is shipped.
+
+    Raises:
+        UsageError: the training was cut short, or its calibration is of another kind of network.
+    """
+    if not (folder / TRAINING_NAME).is_file():
+        raise UsageError(f"--networks {folder}: has no {TRAINING_NAME}, expected what `train` wrote")
+    record = training_record(folder)
+    n_trained, n_asked = len(record["losses"]), record["recipe"]["generations"]
+    if n_trained != n_asked:
+        raise UsageError(f"--networks {folder}: has {n_trained} generations, expected {n_asked}: begin `train` again")
     embedding, classifier = load_networks(folder)
     rescaling = read_rescaling(folder)
     return embedding, calibrated(classifier, rescaling) if rescaling else classifier

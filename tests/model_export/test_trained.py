@@ -76,3 +76,19 @@ def test_calibration_of_another_kind_of_network_is_refused(trained: Path, tmp_pa
 
 def assert_says_the_same(one: keras.Model, other: keras.Model, embeddings: FloatArray) -> None:
     np.testing.assert_array_equal(one(embeddings), other(embeddings))
+
+
+@pytest.mark.parametrize(("generations", "message"), [(2, "has 1 generations, expected 2"), (None, "has no training")])
+def test_what_was_cut_short_is_not_shipped(
+    trained: Path, tmp_path: Path, generations: int | None, message: str
+) -> None:
+    """The card would say that all generations were trained."""
+    work = shutil.copytree(trained, tmp_path / "work")
+    record = training_record(work)
+    (work / TRAINING_NAME).unlink()
+    if generations:
+        record["recipe"]["generations"] = generations
+        write_networks(load_networks(work), record, work)
+
+    with pytest.raises(UsageError, match=f"--networks {work}: {message}"):
+        load_calibrated(work)
