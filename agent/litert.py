@@ -230,7 +230,7 @@ def _one_line(error: Exception) -> str:
 def _cause(told: Sequence[bytes]) -> str:
     """Why the GPU does not load: the exception does not say, but standard error does (2.3.0)."""
     lines = b"".join(told).decode(errors="replace").splitlines()
-    causes = [line for line in lines if re.search(r"Couldn't|Failed loading|required|^ERROR", line)]
+    causes = [line for line in lines if re.search(r"Couldn't|Failed loading|required|no drivers|^ERROR", line)]
     return "; ".join(re.sub(r"^\w+: (\[[^]]*\] )?", "", cause).strip(" .") for cause in causes[:2])
 
 
