@@ -7,6 +7,7 @@ codecs do to them, the window alone has: the network is to hear through it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -54,12 +55,12 @@ class Augmentation:
 
     gain_db: tuple[float, float] = (-35.0, 6.0)
     same_label_probability: float = 0.1
-    mixup_probability: float = 0.5
+    mixup_probability: float = 0.6
     mixup_snr_db: float = 12.0
     background_probability: float = 0.4
     background_snr_db: tuple[float, float] = (3.0, 30.0)
-    speed_probability: float = 0.7
-    speed: tuple[float, float] = (0.8, 1.25)
+    speed_probability: float = 0.8
+    speed: tuple[float, float] = (0.67, 1.5)
     style_probability: float = 0.4
     style_concentration: float = 0.4
     room_probability: float = 0.1
@@ -71,7 +72,7 @@ class Augmentation:
     mask_bands: int = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrainingClips:
     """Clips in memory.
 
@@ -88,6 +89,12 @@ class TrainingClips:
     recordings: Sequence[str]
     n_labels: int
     background: int
+
+    @cached_property
+    def styles(self) -> Sequence[tuple[FloatArray, FloatArray]]:
+        """Of each clip that is not silent, its bands' levels and their spread, float32 (n_mels,) both."""
+        log_mel = LogMel(DEEP)
+        return [_style(log_mel.frames(sound)) for sound in self.sounds if level_db(sound) > SILENCE_DB]
 
 
 class Example(NamedTuple):
@@ -107,6 +114,18 @@ class Example(NamedTuple):
 def level_db(sound: FloatArray) -> float:
     """The mean power of a sound, in decibels."""
     return float(10.0 * np.log10(np.mean(sound**2) + 1e-14))
+
+
+class Draw(NamedTuple):
+    """What one batch is drawn from; the batch depends on nothing else.
+
+    Attributes:
+        indices: int64 (batch_size,), of the clips.
+        rng: what is random.
+    """
+
+    indices: NDArray[np.int64]
+    rng: np.random.Generator
 
 
 class WindowDrawer:
@@ -130,7 +149,6 @@ class WindowDrawer:
         self._of_label = {int(target): np.flatnonzero(clips.targets == target) for target in np.unique(clips.targets)}
         self._ends = np.cumsum(draws(clips.targets, clips.recordings))
         self._log_mel = LogMel(DEEP)
-        self._styles = [_style(self._log_mel.frames(sound)) for sound in clips.sounds if level_db(sound) > SILENCE_DB]
 
     @property
     def n_clips(self) -> int:
@@ -143,34 +161,43 @@ class WindowDrawer:
         Yields:
             examples with a leading axis of `batch_size`; the windows are (batch, n_frames, n_mels, 1).
         """
+        return map(self.batch, self.plan(batch_size))
+
+    def plan(self, batch_size: int) -> Iterator[Draw]:
+        """What the batches of an epoch are to be drawn from."""
         places = (np.arange(self.n_clips) + self._rng.random()) * (self._ends[-1] / self.n_clips)
         order = self._rng.permutation(np.searchsorted(self._ends[:-1], places, side="right"))
         for start in range(0, len(order) - batch_size + 1, batch_size):
-            drawn = [self.example(int(index)) for index in order[start : start + batch_size]]
-            batch = Example(*(np.stack(values) for values in zip(*drawn, strict=True)))
-            yield batch._replace(window=batch.window[..., None])
+            yield Draw(order[start : start + batch_size], self._rng.spawn(1)[0])
 
-    def example(self, index: int) -> Example:
-        """One augmented window of a clip."""
-        rng, how, target = self._rng, self._how, int(self._clips.targets[index])
-        sound, label = self._cut(index), self._one_hot(index)
+    def batch(self, draw: Draw) -> Example:
+        """The batch of a draw, as `epoch` gives it."""
+        drawn = [self.example(int(index), draw.rng) for index in draw.indices]
+        batch = Example(*(np.stack(values) for values in zip(*drawn, strict=True)))
+        return batch._replace(window=batch.window[..., None])
+
+    def example(self, index: int, rng: np.random.Generator | None = None) -> Example:
+        """One augmented window of a clip; what is random comes from the drawer, if from nowhere else."""
+        rng = rng or self._rng
+        how, target = self._how, int(self._clips.targets[index])
+        sound, label = self._cut(index, rng), self._one_hot(index)
         is_street_sound = target != self._clips.background
         if is_street_sound and rng.random() < how.same_label_probability:
-            alike = self._cut(int(rng.choice(self._of_label[target])))
+            alike = self._cut(int(rng.choice(self._of_label[target])), rng)
             sound = _at_snr(sound, alike, rng.uniform(-how.mixup_snr_db, how.mixup_snr_db))
         if rng.random() < how.mixup_probability:
             other = int(rng.integers(self.n_clips))
             snr_db = rng.uniform(-how.mixup_snr_db, how.mixup_snr_db)
-            sound = _at_snr(sound, self._cut(other), snr_db)
+            sound = _at_snr(sound, self._cut(other, rng), snr_db)
             label = self._mixed_label(index, other, snr_db)
         elif is_street_sound and self._clips.background in self._of_label and rng.random() < how.background_probability:
-            ground = self._cut(int(rng.choice(self._of_label[self._clips.background])))
+            ground = self._cut(int(rng.choice(self._of_label[self._clips.background])), rng)
             sound = _at_snr(sound, ground, rng.uniform(*how.background_snr_db))
-        window = self._log_mel.frames(self._impaired(sound))
+        window = self._log_mel.frames(self._impaired(sound, rng))
         if rng.random() < how.style_probability:
-            window = self._restyled(window)
-        window = window + np.float32(rng.uniform(*how.gain_db)) + self._microphone_colour()
-        return Example(self._masked(at_card_level(window)), label, sound)
+            window = self._restyled(window, rng)
+        window = window + np.float32(rng.uniform(*how.gain_db)) + self._microphone_colour(rng)
+        return Example(self._masked(at_card_level(window), rng), label, sound)
 
     def _one_hot(self, index: int) -> FloatArray:
         label = np.zeros(self._clips.n_labels, np.float32)
@@ -187,8 +214,8 @@ class WindowDrawer:
             heard[self._clips.background] = 0.0
         return heard
 
-    def _impaired(self, sound: FloatArray) -> FloatArray:
-        rng, how, rate_hz = self._rng, self._how, FRONT_END.sample_rate_hz
+    def _impaired(self, sound: FloatArray, rng: np.random.Generator) -> FloatArray:
+        how, rate_hz = self._how, FRONT_END.sample_rate_hz
         if rng.random() < how.room_probability:
             sound = impairments.in_a_room(sound, rate_hz, rng)
         if rng.random() < how.overload_probability:
@@ -197,14 +224,14 @@ class WindowDrawer:
             sound = impairments.over_the_telephone(sound, rate_hz)
         return sound
 
-    def _cut(self, index: int) -> FloatArray:
+    def _cut(self, index: int, rng: np.random.Generator) -> FloatArray:
         """A window's length of a clip at a random place, perhaps faster or slower."""
-        rng, how, sound = self._rng, self._how, self._clips.sounds[index]
+        how, sound = self._how, self._clips.sounds[index]
         n_samples, rate_hz = FRONT_END.window_length_samples, FRONT_END.sample_rate_hz
         speed = rng.uniform(*how.speed) if rng.random() < how.speed_probability else 1.0
         speed = min(speed, len(sound) / n_samples)
         taken = min(len(sound), int(n_samples * speed) + 2)
-        start = self._louder_of_two(sound, taken)
+        start = _louder_of_two(sound, taken, rng)
         cut = sound[start : start + taken]
         if speed != 1.0:
             cut = soxr.resample(cut, rate_hz * speed, rate_hz, quality="MQ")
@@ -212,31 +239,26 @@ class WindowDrawer:
         padded: FloatArray = np.pad(cut, (0, n_samples - len(cut)))
         return padded
 
-    def _louder_of_two(self, sound: FloatArray, taken: int) -> int:
-        """A clip of barks is labelled dog_bark in its pauses too: prefer, not always, where there is sound."""
-        first, second = self._rng.integers(0, len(sound) - taken + 1, 2)
-        loudness = [_loudness(sound[start : start + taken]) for start in (first, second)]
-        return int(first if loudness[0] >= loudness[1] else second)
-
-    def _restyled(self, window: FloatArray) -> FloatArray:
+    def _restyled(self, window: FloatArray, rng: np.random.Generator) -> FloatArray:
         """Each band's level and spread, drawn towards those of another clip; the level of the whole is kept."""
         mean, deviation = _style(window)
-        other_mean, other_deviation = self._styles[int(self._rng.integers(len(self._styles)))]
-        share = np.float32(self._rng.beta(self._how.style_concentration, self._how.style_concentration))
+        styles = self._clips.styles
+        other_mean, other_deviation = styles[int(rng.integers(len(styles)))]
+        share = np.float32(rng.beta(self._how.style_concentration, self._how.style_concentration))
         other_mean = other_mean + (mean.mean() - other_mean.mean())
         new_mean = share * mean + (1 - share) * other_mean
         new_deviation = share * deviation + (1 - share) * other_deviation
         restyled: FloatArray = (window - mean) / deviation * new_deviation + new_mean
         return restyled
 
-    def _microphone_colour(self) -> FloatArray:
+    def _microphone_colour(self, rng: np.random.Generator) -> FloatArray:
         """A smooth frequency response: a few random points, joined."""
-        points = self._rng.uniform(-1.0, 1.0, 5) * self._how.colour_db * self._rng.random()
+        points = rng.uniform(-1.0, 1.0, 5) * self._how.colour_db * rng.random()
         response: FloatArray = np.interp(np.linspace(0, 4, FRONT_END.n_mels), np.arange(5), points).astype(np.float32)
         return response
 
-    def _masked(self, window: FloatArray) -> FloatArray:
-        rng, how = self._rng, self._how
+    def _masked(self, window: FloatArray, rng: np.random.Generator) -> FloatArray:
+        how = self._how
         window = window.copy()
         fill = window.mean()
         for _ in range(how.masks):
@@ -283,6 +305,13 @@ def _at_snr(sound: FloatArray, other: FloatArray, snr_db: float) -> FloatArray:
         return sound
     mixed: FloatArray = sound + other * np.float32(10.0 ** ((level - other_level - snr_db) / 20.0))
     return mixed
+
+
+def _louder_of_two(sound: FloatArray, taken: int, rng: np.random.Generator) -> int:
+    """A clip of barks is labelled dog_bark in its pauses too: prefer, not always, where there is sound."""
+    first, second = rng.integers(0, len(sound) - taken + 1, 2)
+    loudness = [_loudness(sound[start : start + taken]) for start in (first, second)]
+    return int(first if loudness[0] >= loudness[1] else second)
 
 
 def _loudness(sound: FloatArray) -> float:

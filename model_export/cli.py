@@ -89,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a TFLite file that takes a waveform, which the network learns to imitate besides the labels; repeatable",
     )
     training.add_argument("--threads", type=int, default=0, metavar="N", help="threads; 0 for all cores (default)")
+    training.add_argument(
+        "--jobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="other processes that prepare what is learnt from (default: 0, none)",
+    )
 
     command = commands.add_parser("build", parents=[data, training], help="all steps: train to verify")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
@@ -160,6 +167,7 @@ def _add_measuring(
         metavar="FILE",
         help="a TFLite file that takes a waveform, to compare with",
     )
+    command.add_argument("--train-only", action="store_true", help="leave the tests to a later run of the same command")
     command.set_defaults(run=_crossvalidate)
     command = commands.add_parser(
         "evaluate", help="how good a model is, or what cross-validation measured, and how sure that is"
@@ -411,8 +419,16 @@ def _train(options: argparse.Namespace) -> None:
         options.out,
         teachers=teachers,
         num_threads=options.threads,
+        num_processes=_jobs(options),
     )
     (options.out / CALIBRATION_NAME).unlink(missing_ok=True)  # of the networks that stood there before
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    if options.jobs < 0:
+        raise UsageError(f"--jobs {options.jobs}: expected 0 or more")
+    jobs: int = options.jobs
+    return jobs
 
 
 def _rescaling(results: Path) -> "Rescaling":
@@ -483,11 +499,12 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _crossvalidate(options: argparse.Namespace) -> None:
-    from model_export.crossvalidate import crossvalidate
+    from model_export.crossvalidate import crossvalidate, train_fold
     from model_export.evaluate import evaluate_folder
     from model_export.peers import peers_of
     from model_export.published import PublishedNetwork
     from model_export.report import summary
+    from model_export.results import folder_of
 
     clips = _clips(options)
     folds = sorted({clip.fold for clip in clips})
@@ -497,15 +514,22 @@ def _crossvalidate(options: argparse.Namespace) -> None:
             f"--folds {unknown[0]}: neither in --us8k {options.us8k} nor in --esc10 {options.esc10}, "
             f"expected of {', '.join(map(str, folds))}"
         )
+    recipe, teachers = _recipe(options), [PublishedNetwork(file) for file in options.teacher]
+    effort = {"num_threads": options.threads, "num_processes": _jobs(options)}
+    if options.train_only:
+        for fold in options.folds or folds:
+            train_clips, _ = clip_lists.hold_out_fold(clips, fold)
+            train_fold(train_clips, recipe, folder_of(options.out, fold), teachers=teachers, **effort)
+        return
     crossvalidate(
         clips,
-        _recipe(options),
+        recipe,
         options.out,
         folds=options.folds or folds,
         peers=peers_of(options.peer, cache=options.out),
         ten_classes=clip_lists.esc10_as_published(options.esc10),
-        teachers=[PublishedNetwork(file) for file in options.teacher],
-        num_threads=options.threads,
+        teachers=teachers,
+        **effort,
     )
     print(summary(evaluate_folder(options.out)), end="")
 

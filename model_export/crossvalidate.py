@@ -36,6 +36,7 @@ from model_export.results import (
     WINDOWS_NAME,
     FoldPredictions,
     FoldWindows,
+    folder_of,
     predictions_of,
     read_predictions,
     write_predictions,
@@ -58,7 +59,8 @@ def crossvalidate(
     peers: Sequence[PublishedNetwork],
     ten_classes: Sequence[Clip] = (),
     teachers: Sequence[PublishedNetwork] = (),
-    num_threads: int,
+    num_threads: int = 0,
+    num_processes: int = 0,
 ) -> None:
     """Train and test on each fold; write `predictions.csv` and `esc10.csv` about these folds.
 
@@ -73,7 +75,7 @@ def crossvalidate(
     }
     runs: dict[str, list[FoldPredictions]] = {name: [] for name in systems}
     for fold in folds:
-        work = out / f"fold{fold}"
+        work = folder_of(out, fold)
         # ESC-10's weather, water, fire and clocks in the test say whether background stays background; they are not in
         # the accuracy.
         split = hold_out_fold(clips, fold)
@@ -88,9 +90,9 @@ def crossvalidate(
         ]
         all_there = _is_tested(work, {name: systems[name] for name in tested})
         if not (all_there and is_trained(work, split[0], recipe, teachers)):
-            for name in FILES.values():
-                (work / name).unlink(missing_ok=True)  # of other networks; if this is cut short, they are not there
-            trained = train(split[0], recipe, work, teachers=teachers, num_threads=num_threads)
+            trained = train_fold(
+                split[0], recipe, work, teachers=teachers, num_threads=num_threads, num_processes=num_processes
+            )
             model = _model(split[0], trained, recipe, work)
             if PREDICTIONS_NAME in tested:
                 own = _own_results(split[1], trained, model, recipe, fold=fold)
@@ -111,6 +113,22 @@ def crossvalidate(
             write_predictions(runs[name], out / name)
         else:
             (out / name).unlink(missing_ok=True)  # of a run on other folds
+
+
+def train_fold(
+    train_clips: Sequence[Clip],
+    recipe: Recipe,
+    work: Path,
+    *,
+    teachers: Sequence[PublishedNetwork],
+    num_threads: int = 0,
+    num_processes: int = 0,
+) -> tuple[keras.Model, keras.Model]:
+    """The networks of a fold, trained unless they stand in its folder; what others predicted there is taken away."""
+    if not is_trained(work, train_clips, recipe, teachers):
+        for name in FILES.values():
+            (work / name).unlink(missing_ok=True)  # if this is cut short, they are not there
+    return train(train_clips, recipe, work, teachers=teachers, num_threads=num_threads, num_processes=num_processes)
 
 
 def _is_tested(work: Path, systems: Mapping[str, Sequence[str]]) -> bool:

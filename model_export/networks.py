@@ -20,7 +20,6 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # without it, TensorFlow tr
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers
 
 from agent.model_card import FrontEndNumbers
@@ -34,11 +33,20 @@ EMBEDDING, CLASSIFIER, STANDARDIZATION = "embedding", "classifier", "standardiza
 Likelihoods = Literal["sigmoid", "softmax"]  # each label on its own, or one of them
 
 
+def limit_threads(n: int) -> None:
+    """Have TensorFlow compute on `n` threads; before it computes anything. Other backends go their own way."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(n)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
 @keras.saving.register_keras_serializable("model_export")
 class ZeroSum(keras.constraints.Constraint):  # type: ignore[misc]
     """Each filter's weights sum to 0: what is added to all levels does not come through."""
 
-    def __call__(self, kernel: tf.Tensor) -> tf.Tensor:
+    def __call__(self, kernel: keras.KerasTensor) -> keras.KerasTensor:
         """The nearest kernel of that kind; (height, width, n_inputs, n_filters)."""
         return kernel - keras.ops.mean(kernel, axis=(0, 1, 2), keepdims=True)
 

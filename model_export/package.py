@@ -225,16 +225,18 @@ def _taught_by(teachers: list[dict[str, str]]) -> str:
     if not teachers:
         return "It learnt from the labels alone."
     names = ", ".join(f"{teacher['name']} (SHA-256 {teacher['sha256']})" for teacher in teachers)
-    return f"Besides the labels it learnt to predict maps and embedding of {names}."
+    return f"Besides the labels it learnt to predict maps and the embedding's principal components of {names}."
 
 
-def _generations(recipe: Mapping[str, Any], teachers: list[dict[str, str]]) -> str:
-    if recipe["generations"] == 1:
-        return ""
-    others = "the one before says" if not teachers else "the one before and MLPs on the teachers' embeddings say"
+def _labels(recipe: Mapping[str, Any], teachers: list[dict[str, str]]) -> str:
+    others = ["an MLP on each teacher's embedding"] if teachers else []
+    others += ["the network before"] if recipe["generations"] > 1 else []
+    if not others:
+        return "The labels were learnt as they are."
+    again = f" All this {recipe['generations']} times, each from scratch." if recipe["generations"] > 1 else ""
     return (
-        f"All this {recipe['generations']} times, each from scratch; from the second on, labels were drawn "
-        f"{100 * recipe['soft_share']:.0f} % of the way towards\nwhat {others} of the same window.\n"
+        f"Labels were drawn {100 * recipe['soft_share']:.0f} % of the way towards what {' and '.join(others)}\n"
+        f"said of the same window.{again}"
     )
 
 
@@ -305,7 +307,8 @@ Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle sch
 changes of speed, rooms, overloads, telephones, frequency styles of other clips, SpecAugment and weight averaging, then
 {recipe["calm_epochs"]} calm ones with little mixing; recordings count by the square root of their clips. It took
 {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
-{_generations(recipe, training["teachers"])}
+{_labels(recipe, training["teachers"])}
+
 ## Figures
 Clip accuracy by `urbansound-model crossvalidate`: trained on the other folds, tested on one, no recording in both.
 

@@ -4,13 +4,15 @@ In: the trained networks and windows of real recordings. Out: `embedding.tflite`
 `classifier.tflite`.
 """
 
+import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import keras
 import numpy as np
-import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 from agent.values import FloatArray
@@ -47,26 +49,34 @@ def representative_windows(clips: Sequence[Clip], *, seed: int) -> FloatArray:
 
 def to_float32(network: keras.Model) -> bytes:
     """Convert one network as it is."""
-    converted: bytes = _converter(network).convert()
-    return converted
+    return _converted(_converter(network))
 
 
 def to_int8(network: keras.Model, inputs: FloatArray) -> bytes:
     """Convert one network, calibrated on `inputs`, float32 (n, ...) in the network's input shape."""
+    import tensorflow as tf
+
     converter = _converter(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = _one_by_one(inputs)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.int8
     converter.inference_output_type = tf.int8
-    converted: bytes = converter.convert()
-    return converted
+    return _converted(converter)
 
 
-def _converter(network: keras.Model) -> tf.lite.TFLiteConverter:
+def _converter(network: keras.Model) -> Any:  # noqa: ANN401  TensorFlow's own
     """For one window at a time."""
+    import tensorflow as tf
+
     one = keras.Input(batch_shape=(1, *network.input_shape[1:]))
     return tf.lite.TFLiteConverter.from_keras_model(keras.Model(one, network(one)))
+
+
+def _converted(converter: Any) -> bytes:  # noqa: ANN401  TensorFlow's own
+    with redirect_stdout(io.StringIO()):  # Keras tells at length what it hands over (3.15)
+        converted: bytes = converter.convert()
+    return converted
 
 
 def _one_by_one(inputs: FloatArray) -> Callable[[], Iterator[list[FloatArray]]]:

@@ -209,6 +209,11 @@ def read_windows(file: Path, run: FoldPredictions) -> FoldWindows:
     return FoldWindows(run, "sigmoid" if output == "sigmoid" else "softmax", sums.astype(np.float32), counts)
 
 
+def folder_of(folder: Path, fold: int) -> Path:
+    """Where the networks and predictions of a fold stand, in the folder that `crossvalidate` writes."""
+    return folder / f"fold{fold}"
+
+
 def read_all_windows(folder: Path, runs: Sequence[FoldPredictions]) -> list[FoldWindows]:
     """The windows of each fold that has such a file, in the folder that `crossvalidate` wrote.
 
@@ -219,7 +224,7 @@ def read_all_windows(folder: Path, runs: Sequence[FoldPredictions]) -> list[Fold
     Raises:
         UsageError: a file is not what it should be.
     """
-    files = {run.fold: folder / f"fold{run.fold}" / WINDOWS_NAME for run in runs}
+    files = {run.fold: folder_of(folder, run.fold) / WINDOWS_NAME for run in runs}
     return [
         read_windows(files[run.fold], run) for run in runs if run.system == OURS_FLOAT and files[run.fold].is_file()
     ]

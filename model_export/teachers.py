@@ -2,13 +2,15 @@
 
 In: published networks and windows of sound. Out: what each taught layer of ours is to predict of the window. Ours does
 not only learn what a teacher says in the end but how it comes to it: for each layer of ours, the map of the teacher
-whose columns hear as much sound as ours do. Teachers are used in training only.
+whose columns hear as much sound as ours do. Of the embedding it learns the principal components, each as much as any
+other: a few of them hold most of the variance, but not most of what tells sounds apart. Teachers are used in training
+only.
 
 Source: hints from inner layers, Romero et al., FitNets, ICLR 2015.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -27,6 +29,8 @@ PLAIN_LEVEL_DB, MAX_GAIN_DB = -23.0, 30.0  # a teacher hears every sound at this
 FRAME_HOP_S, TAPER_S, MEL_RANGE_HZ = 0.010, 0.025, (125.0, 7_500.0)
 VARIANCE_FLOOR = 0.02  # of the mean variance: values that hardly move are not blown up
 EMBEDDING_LAYER = "maximum"
+MOST_UNITS = 6.0  # a component is learnt up to: a sound unlike all others, such as silence, must not drown the rest
+N_COMPONENTS = 48  # of an embedding: more do not help a linear layer to tell our labels apart (docs/model.md)
 
 Places = NDArray[np.float64]
 
@@ -122,10 +126,22 @@ class Teachers:
             for layer, one, weight in zip(layers, chosen, map_weights, strict=False):  # none chosen, none taught
                 self.lessons.append(Lesson(layer.name, one.n_values, weight))
                 self._readers.append(_readers(layer, one, network))
-            self.lessons.append(Lesson(EMBEDDING_LAYER, network.embedding_values, embedding_weight))
+            n_components = min(N_COMPONENTS, network.embedding_values)
+            self.lessons.append(Lesson(EMBEDDING_LAYER, n_components, embedding_weight))
             self._readers.append(None)
-        self._means = [np.zeros(lesson.n_values, np.float32) for lesson in self.lessons]
-        self._scales = [np.ones(lesson.n_values, np.float32) for lesson in self.lessons]
+        n_heard = [
+            n_values
+            for network, chosen in zip(networks, self._maps, strict=True)
+            for n_values in (*(one.n_values for one in chosen), network.embedding_values)
+        ]
+        self._units = [  # as they come, until they are settled
+            _Units(
+                np.zeros(n, np.float32),
+                np.ones(n, np.float32),
+                None if readers else np.eye(n, lesson.n_values, dtype=np.float32),
+            )
+            for n, lesson, readers in zip(n_heard, self.lessons, self._readers, strict=True)
+        ]
 
     def settle(self, sounds: FloatArray) -> None:
         """Set the units of all lessons, so that each value varies by about 1 over these sounds.
@@ -133,19 +149,22 @@ class Teachers:
         Args:
             sounds: float32 (n, window_length), at our front end's rate.
         """
-        self._means = [np.zeros_like(mean) for mean in self._means]
-        self._scales = [np.ones_like(scale) for scale in self._scales]
-        sums: list[tuple[Places, Places, int]] = []
+        moments = [
+            np.zeros((3, len(units.mean))) for units in self._units
+        ]  # how many, their sum, that of their squares
+        rows: list[list[FloatArray]] = [[] for _ in self.lessons]  # embeddings alone: maps are large
         for sound in sounds:
-            rows = [values.reshape(-1, values.shape[-1]).astype(np.float64) for values in self._heard(sound)]
-            now = [(values.sum(axis=0), (values**2).sum(axis=0), len(values)) for values in rows]
-            sums = [(a + d, b + e, c + f) for (a, b, c), (d, e, f) in zip(sums, now, strict=True)] if sums else now
-        for index, (total, squares, n) in enumerate(sums):
-            mean = total / n
-            variance = np.maximum(squares / n - mean**2, 0.0)
-            self._means[index] = mean.astype(np.float32)
-            floor = VARIANCE_FLOOR * variance.mean() + 1e-12
-            self._scales[index] = (1.0 / np.sqrt(variance + floor)).astype(np.float32)
+            for index, values in enumerate(self._heard(sound)):
+                places = values.reshape(-1, values.shape[-1]).astype(np.float64)
+                moments[index] += [np.full(places.shape[1], len(places)), places.sum(axis=0), (places**2).sum(axis=0)]
+                if self._readers[index] is None:
+                    rows[index].append(values)
+        self._units = [_units(*of_lesson) for of_lesson in moments]
+        for index, of_lesson in enumerate(rows):
+            if of_lesson:
+                standard = self._units[index].of(np.stack(of_lesson))
+                components = _components(standard, self.lessons[index].n_values)
+                self._units[index] = replace(self._units[index], components=components)
 
     def say(self, sounds: FloatArray) -> list[FloatArray]:
         """What is to be predicted of each window.
@@ -154,25 +173,24 @@ class Teachers:
             sounds: float32 (n, window_length), at our front end's rate.
 
         Returns:
-            for each lesson, float32 (n, n_columns, n_rows, n_values) of a map, (n, n_values) of an embedding.
+            for each lesson, float32 (n, n_columns, n_rows, n_values) of a map, (n, n_components) of an embedding.
         """
         said = [self._lessons_of(sound) for sound in sounds]
         return [np.stack(rows) for rows in zip(*said, strict=True)]
 
     @property
     def embedding_values(self) -> list[int]:
-        """How long the embedding of each teacher is."""
-        return [network.embedding_values for network in self._networks]
+        """How many components are said of the embedding of each teacher."""
+        return [lesson.n_values for lesson in self.lessons if lesson.layer == EMBEDDING_LAYER]
 
     def embeddings(self, said: Sequence[FloatArray]) -> list[FloatArray]:
-        """Of what was said, the embedding of each teacher, float32 (n, d)."""
+        """Of what was said, the components of the embedding of each teacher, float32 (n, n_components)."""
         return [one for lesson, one in zip(self.lessons, said, strict=True) if lesson.layer == EMBEDDING_LAYER]
 
     def _lessons_of(self, sound: FloatArray) -> list[FloatArray]:
         lessons = []
-        heard = zip(self._heard(sound), self._means, self._scales, self._readers, strict=True)
-        for values, mean, scale, readers in heard:
-            standard = (values - mean) * scale
+        for values, units, readers in zip(self._heard(sound), self._units, self._readers, strict=True):
+            standard = units.of(values)
             if readers is not None:
                 in_time, in_pitch = readers
                 standard = in_pitch.read(in_time.read(standard).swapaxes(0, 1)).swapaxes(0, 1)
@@ -199,6 +217,41 @@ def _at_plain_level(sound: FloatArray) -> FloatArray:
 def _alike(layer: OurLayer, maps: Sequence[FeatureMap]) -> FeatureMap:
     """The map whose columns hear as much sound as those of our layer; of several such, the last."""
     return min(reversed(maps), key=lambda one: abs((one.hears_frames - 1) * FRAME_HOP_S - layer.hears_s))
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """What a teacher's values are brought to.
+
+    Attributes:
+        mean, scale: float32 (d,), what is taken off and multiplied with.
+        components: float32 (d, n_components), what is learnt of the values then; of a map, all of them.
+    """
+
+    mean: FloatArray
+    scale: FloatArray
+    components: FloatArray | None = None
+
+    def of(self, values: FloatArray) -> FloatArray:
+        """Values along the last axis."""
+        standard: FloatArray = (values - self.mean) * self.scale
+        return standard if self.components is None else np.clip(standard @ self.components, -MOST_UNITS, MOST_UNITS)
+
+
+def _units(n: Places, total: Places, squares: Places) -> _Units:
+    mean = total / n
+    variance = np.maximum(squares / n - mean**2, 0.0)
+    floor = VARIANCE_FLOOR * variance.mean() + 1e-12
+    return _Units(mean.astype(np.float32), (1.0 / np.sqrt(variance + floor)).astype(np.float32))
+
+
+def _components(rows: FloatArray, n_components: int) -> FloatArray:
+    """The directions in which rows vary most, scaled so that they vary by about 1 along each: float32 (d, n)."""
+    variances, directions = np.linalg.eigh(np.cov(rows.T.astype(np.float64)))
+    floor = VARIANCE_FLOOR * variances.mean() + 1e-12
+    most = slice(-1, -n_components - 1, -1)  # they come in rising order
+    components: FloatArray = (directions[:, most] / np.sqrt(variances[most] + floor)).astype(np.float32)
+    return components
 
 
 @dataclass(frozen=True, slots=True)

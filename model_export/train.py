@@ -14,7 +14,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from agent.errors import UsageError
 from agent.values import FloatArray
@@ -24,6 +23,7 @@ from model_export.clips import BACKGROUND, LABELS, Clip
 from model_export.costs import OneCycle, cost_of
 from model_export.ensemble import Ensemble, train_heads
 from model_export.features import FRONT_END, sound_of
+from model_export.loader import Loader
 from model_export.published import PublishedNetwork
 from model_export.teachers import Teachers
 from model_export.trained import load_networks, losses_before, training_record, write_networks
@@ -54,14 +54,15 @@ class Recipe:
     labels counts the mean squared error of their maps, `map_weights` times (one weight for each of our layers that is
     taught), and of their embedding, `embedding_weight` times.
 
-    All this happens in `generations`, each from scratch. What is learnt by the later ones is not the labels alone:
-    `soft_share` of them is what the generation before, and MLPs on the teachers' embeddings (`head_epochs`), say.
+    What is learnt is not the labels alone: `soft_share` of them is what an ensemble says. That is an MLP on each
+    teacher's embedding, which has learnt the labels for `head_epochs`, and in `generations`, each from scratch, the
+    network before.
 
     Source: AdamW, Loshchilov and Hutter, ICLR 2019; the rest where it stands (`costs`, `teachers`, `ensemble`).
     """
 
-    epochs: int = 48
-    calm_epochs: int = 6
+    epochs: int = 80
+    calm_epochs: int = 8
     batch_size: int = 16
     learning_rate: float = 1.5e-3
     calm_learning_rate: float = 4e-4
@@ -71,10 +72,10 @@ class Recipe:
     noise_clips: int = 160
     noise_clip_s: float = 4.0
     map_weights: tuple[float, float, float] = (0.2, 0.7, 0.7)
-    embedding_weight: float = 3.0
+    embedding_weight: float = 10.0
     likelihoods: networks.Likelihoods = "sigmoid"
     sigmoid_weight: float = 0.6
-    generations: int = 2
+    generations: int = 1
     head_epochs: int = 12
     soft_share: float = 0.7
     seed: int = 1
@@ -100,6 +101,7 @@ def train(
     *,
     teachers: Sequence[PublishedNetwork] = (),
     num_threads: int = 0,
+    num_processes: int = 0,
 ) -> tuple[keras.Model, keras.Model]:
     """Train on all the clips given.
 
@@ -112,41 +114,50 @@ def train(
         out: folder for the networks and the record of the run.
         teachers: published networks to learn from besides the labels.
         num_threads: for TensorFlow; 0 for all cores.
+        num_processes: that prepare batches beside the one that learns; what is learnt does not depend on it.
 
     Returns:
         the embedding network and the classifier.
     """
     if num_threads:  # before TensorFlow does anything
-        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        networks.limit_threads(num_threads)
     asked = _asked(clips, recipe, teachers)
     all_losses = losses_before(out, asked)
-    duration_s = 0.0
-    if all_losses:
-        log.info("train.trained_before folder=%s generations=%d of=%d", out.name, len(all_losses), recipe.generations)
-        embedding, classifier = load_networks(out)
-        if len(all_losses) == recipe.generations:
-            return embedding, classifier
-        duration_s = training_record(out)["duration_s"]
+    if len(all_losses) == recipe.generations:
+        log.info("train.trained_before folder=%s", out.name)
+        return load_networks(out)
     data = training_clips(clips, recipe)
     if len(data.sounds) < recipe.batch_size:
         raise UsageError(f"{len(data.sounds)} clips and noises to train on, expected at least {recipe.batch_size}")
     started = time.monotonic()
     school = _school(data, teachers, recipe)
-    heads = _heads(data, school, recipe) if recipe.generations > 1 else []
-    for number in range(len(all_losses), recipe.generations):
-        ensemble = None
-        if number > 0:
-            ensemble = Ensemble(keras.Model(embedding.input, classifier(embedding.output)), heads, recipe.soft_share)
-        of_its_own = dataclasses.replace(recipe, seed=recipe.seed + SEEDS_BETWEEN * number)
-        embedding, classifier, losses = _generation(data, school, of_its_own, ensemble)
-        all_losses.append(losses)
-        record = asked | {
-            "parameters": embedding.count_params() + classifier.count_params(),
-            "losses": all_losses,
-            "duration_s": round(duration_s + time.monotonic() - started),
-        }
-        write_networks((embedding, classifier), record, out)
+    recipes = [  # of each generation
+        dataclasses.replace(recipe, seed=recipe.seed + SEEDS_BETWEEN * number) for number in range(recipe.generations)
+    ]
+    phases = [(_drawer(data, one, Augmentation(), 0), _drawer(data, one, CALM, 1)) for one in recipes]
+    for_heads = _drawer(data, recipe, Augmentation(), 3)
+    with Loader([for_heads, *itertools.chain(*phases)], school, num_processes) as loader:
+        heads = _heads(loader, for_heads, recipe)
+        former, duration_s = None, 0.0
+        if all_losses:
+            log.info("train.going_on folder=%s generations=%d of=%d", out.name, len(all_losses), recipe.generations)
+            embedding, classifier = load_networks(out)
+            former, duration_s = (
+                keras.Model(embedding.input, classifier(embedding.output)),
+                training_record(out)["duration_s"],
+            )
+        for number in range(len(all_losses), recipe.generations):
+            ensemble = Ensemble(former, heads, recipe.soft_share)
+            embedding, classifier, losses = _generation(loader, phases[number], recipes[number], ensemble)
+            former = keras.Model(embedding.input, classifier(embedding.output))
+            all_losses.append(losses)
+            record = asked | {
+                "parameters": embedding.count_params() + classifier.count_params(),
+                "losses": all_losses,
+                "backend": keras.backend.backend(),
+                "duration_s": round(duration_s + time.monotonic() - started),
+            }
+            write_networks((embedding, classifier), record, out)
     return embedding, classifier
 
 
@@ -185,26 +196,27 @@ def _drawer(data: TrainingClips, recipe: Recipe, augmentation: Augmentation, num
 
 
 def _generation(
-    data: TrainingClips, school: Teachers, recipe: Recipe, ensemble: Ensemble | None = None
+    loader: Loader, drawers: tuple[WindowDrawer, WindowDrawer], recipe: Recipe, ensemble: Ensemble
 ) -> tuple[keras.Model, keras.Model, list[float]]:
     """One network from scratch: the embedding network, the classifier, and the mean loss of each epoch."""
     keras.utils.set_random_seed(recipe.seed)  # the same, whether what comes before was trained now or read
     embedding = networks.embedding_network(FRONT_END)
     classifier = networks.classifier_network(embedding.output_shape[-1], len(LABELS), likelihoods=recipe.likelihoods)
-    network = networks.taught(embedding, classifier, [(lesson.layer, lesson.n_values) for lesson in school.lessons])
-    lively, calm = _drawer(data, recipe, Augmentation(), 0), _drawer(data, recipe, CALM, 1)
-    losses = _fit(network, school, lively, recipe, (recipe.epochs, recipe.learning_rate), ensemble=ensemble)
+    lessons = [(lesson.layer, lesson.n_values) for lesson in loader.school.lessons]
+    network = networks.taught(embedding, classifier, lessons)
+    lively, calm = drawers
+    losses = _fit(network, loader, lively, recipe, (recipe.epochs, recipe.learning_rate), ensemble=ensemble)
     calm_phase = (recipe.calm_epochs, recipe.calm_learning_rate)
-    losses += _fit(network, school, calm, recipe, calm_phase, ensemble=ensemble)
+    losses += _fit(network, loader, calm, recipe, calm_phase, ensemble=ensemble)
     return embedding, classifier, losses
 
 
-def _heads(data: TrainingClips, school: Teachers, recipe: Recipe) -> list[keras.Model]:
+def _heads(loader: Loader, drawer: WindowDrawer, recipe: Recipe) -> list[keras.Model]:
     """For each teacher, what tells the labels by its embedding."""
     keras.utils.set_random_seed(recipe.seed + 3)
     return train_heads(
-        school,
-        _drawer(data, recipe, Augmentation(), 3),
+        loader,
+        drawer,
         n_labels=len(LABELS),
         likelihoods=recipe.likelihoods,
         epochs=recipe.head_epochs,
@@ -214,22 +226,22 @@ def _heads(data: TrainingClips, school: Teachers, recipe: Recipe) -> list[keras.
 
 def _fit(
     network: keras.Model,
-    school: Teachers,
+    loader: Loader,
     drawer: WindowDrawer,
     recipe: Recipe,
     phase: tuple[int, float],
     *,
-    ensemble: Ensemble | None,
+    ensemble: Ensemble,
 ) -> list[float]:
     """One cycle; afterwards the network has the averaged weights, and statistics that fit them.
 
     Args:
         network: as `networks.taught` gives it.
-        school: says what its outputs are to be, the labels apart.
+        loader: prepares the batches, with what the outputs are to be, the labels apart.
         drawer: draws the windows.
         recipe: how.
         phase: epochs, and the highest learning rate.
-        ensemble: softens the labels; none in the first generation.
+        ensemble: softens the labels.
 
     Returns:
         the mean loss of each epoch.
@@ -244,18 +256,18 @@ def _fit(
         global_clipnorm=5.0,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    lessons = loader.school.lessons
     label_weight = recipe.sigmoid_weight if recipe.likelihoods == "sigmoid" else 1.0
     network.compile(
         optimizer,
-        loss=[cost_of(recipe.likelihoods), *("mean_squared_error" for _ in school.lessons)],
-        loss_weights=[label_weight, *(lesson.weight for lesson in school.lessons)],
+        loss=[cost_of(recipe.likelihoods), *("mean_squared_error" for _ in lessons)],
+        loss_weights=[label_weight, *(lesson.weight for lesson in lessons)],
     )
     losses: list[float] = []
     for epoch in range(epochs):
         steps = []
-        for batch in drawer.epoch(recipe.batch_size):
-            said = school.say(batch.sound)
-            label = batch.label if ensemble is None else ensemble.soften(batch, school.embeddings(said))
+        for batch, said in loader.epoch(drawer, recipe.batch_size):
+            label = ensemble.soften(batch, loader.school.embeddings(said))
             steps.append(network.train_on_batch(batch.window, [label, *said], return_dict=True)["loss"])
         losses.append(float(np.mean(steps)))
         log.info("train.epoch epoch=%d of=%d loss=%.4f", epoch + 1, epochs, losses[-1])
@@ -272,14 +284,14 @@ def settle_statistics(network: keras.Model, drawer: WindowDrawer, *, batch_size:
     normalizations = [
         layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    sums: list[tuple[FloatArray, FloatArray]] = []
+    sums: list[list[FloatArray]] = []
     for layer in normalizations:
         layer.momentum = 0.0
     n_batches = 0
     for batch in drawer.epoch(batch_size):
         network(batch.window, training=True)
-        now = [(layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in normalizations]
-        sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, now, strict=True)] if sums else now
+        now = [layer.get_weights()[-2:] for layer in normalizations]  # mean and variance
+        sums = [[a + c, b + d] for (a, b), (c, d) in zip(sums, now, strict=True)] if sums else now
         n_batches += 1
     for layer, (mean, variance) in zip(normalizations, sums, strict=True):
         layer.momentum = 0.99

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from agent.model_card import DEFAULT_MODEL, load_model_folder
 from model_export import cli
 from model_export import soundscapes as soundscapes_module
 from model_export import tune as tune_module
-from model_export.clips import LABELS
+from model_export.clips import LABELS, Clip
 from model_export.results import write_predictions, write_windows
 from model_export.soundscapes import Street
 from tests.model_export.conftest import SMALL_RECIPE
@@ -45,7 +46,8 @@ def test_build_makes_a_verified_model_by_one_command(
     code = cli.main(["build", "--us8k", str(us8k), "--esc10", str(esc10), "--out", str(tmp_path / "model")])
 
     assert code == 0
-    assert "verified on" in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(" ")[0] for line in printed] == ["response:", "model", "verified"]  # and nothing of Keras's own
     assert load_model_folder(tmp_path / "model").card.name == "l3-edge-us8k"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     names = {path.name for path in (tmp_path / "model").iterdir()}
@@ -170,6 +172,37 @@ def test_folds_that_are_not_there_are_refused(
 
     assert code == 2
     assert f"--folds 7: neither in --us8k {us8k} nor in --esc10 {esc10}, expected of 1, 2" in capsys.readouterr().err
+
+
+def test_folds_are_trained_here_and_tested_elsewhere(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--train-only`, each fold is trained in its own folder, with the processes asked for, and nothing more."""
+    us8k, esc10 = data_sets
+    trained = []
+
+    def train_fold(clips: Sequence[Clip], _: object, work: Path, **options: object) -> None:
+        trained.append((work, {clip.fold for clip in clips}, options["num_processes"]))
+
+    monkeypatch.setattr("model_export.crossvalidate.train_fold", train_fold)
+    monkeypatch.setattr("model_export.crossvalidate.crossvalidate", None)
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+
+    assert cli.main(["crossvalidate", *data, "--out", str(tmp_path), "--train-only", "--jobs", "3"]) == 0
+
+    assert trained == [(tmp_path / "fold1", {2}, 3), (tmp_path / "fold2", {1}, 3)]
+
+
+def test_less_than_no_process_is_refused(
+    data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the option and what was expected."""
+    us8k, esc10 = data_sets
+    data = ["--us8k", str(us8k), "--esc10", str(esc10)]
+
+    assert cli.main(["train", *data, "--out", str(tmp_path), "--jobs", "-1"]) == 2
+
+    assert "--jobs -1: expected 0 or more" in capsys.readouterr().err
 
 
 def test_evaluate_prints_writes_and_draws(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

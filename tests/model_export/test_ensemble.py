@@ -11,6 +11,7 @@ from agent.values import FloatArray
 from model_export.augment import Augmentation, Example, WindowDrawer
 from model_export.clips import LABELS, urbansound8k
 from model_export.ensemble import Ensemble, train_heads
+from model_export.loader import Loader
 from model_export.published import PublishedNetwork
 from model_export.teachers import Teachers
 from model_export.train import training_clips
@@ -50,6 +51,16 @@ def test_without_teachers_the_former_network_stands_alone(batch: Example) -> Non
     np.testing.assert_allclose(softened, [[0.8, 0.2]] * 2, atol=1e-6)
 
 
+def test_in_the_first_generation_the_heads_stand_alone(batch: Example) -> None:
+    """There is no former network yet; and with no teacher either, labels stay as they are."""
+    heads = [saying([0.6, 0.4], (5,))]
+
+    softened = Ensemble(None, heads, share=0.5).soften(batch, [np.zeros((2, 5), np.float32)])
+
+    np.testing.assert_allclose(softened, [[0.8, 0.2], [0.3, 0.7]], atol=1e-6)
+    np.testing.assert_array_equal(Ensemble(None, [], share=0.5).soften(batch, []), batch.label)
+
+
 def test_a_head_tells_labels_by_what_its_teacher_hears(data_sets: tuple[Path, Path], published: Path) -> None:
     """A head for each teacher, which gives likelihoods of all labels, and has learnt something of them."""
     clips = urbansound8k(data_sets[0])
@@ -59,22 +70,20 @@ def test_a_head_tells_labels_by_what_its_teacher_hears(data_sets: tuple[Path, Pa
     sounds = next(WindowDrawer(data, plain, 0).epoch(16)).sound
     school.settle(sounds)
 
-    (head,) = train_heads(
-        school, WindowDrawer(data, plain, 1), n_labels=len(LABELS), likelihoods="sigmoid", epochs=20, batch_size=8
-    )
+    drawer = WindowDrawer(data, plain, 1)
+    with Loader([drawer], school) as loader:
+        (head,) = train_heads(loader, drawer, n_labels=len(LABELS), likelihoods="sigmoid", epochs=20, batch_size=8)
 
     shown = next(WindowDrawer(data, plain, 2).epoch(32))
     said = head.predict_on_batch(school.embeddings(school.say(shown.sound))[0])
     assert said.shape == shown.label.shape
     assert said[shown.label == 1.0].mean() > 2 * said[shown.label == 0.0].mean()
-    assert (
-        train_heads(
-            Teachers([], map_weights=(), embedding_weight=3.0),
-            WindowDrawer(data, plain, 1),
-            n_labels=len(LABELS),
-            likelihoods="sigmoid",
-            epochs=1,
-            batch_size=8,
-        )
-        == []
-    )
+
+
+def test_where_nobody_teaches_there_is_no_head(data_sets: tuple[Path, Path]) -> None:
+    """Then labels are softened by the former network alone."""
+    drawer = WindowDrawer(training_clips(urbansound8k(data_sets[0]), SMALL_RECIPE), Augmentation(), 1)
+    with Loader([drawer], Teachers([], map_weights=(), embedding_weight=3.0)) as loader:
+        heads = train_heads(loader, drawer, n_labels=len(LABELS), likelihoods="sigmoid", epochs=1, batch_size=8)
+
+    assert heads == []

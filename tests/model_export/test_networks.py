@@ -1,5 +1,8 @@
 """The networks: the paper's, time-valid, foldable."""
 
+import ast
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -20,6 +23,20 @@ def test_the_embedding_network_is_the_l3_audio_network_at_edge_size() -> None:
     assert network.output_shape == (None, 240)
     classifier = networks.classifier_network(240, 11)
     assert network.count_params() + classifier.count_params() < 1_300_000
+
+
+def test_training_is_not_bound_to_tensorflow() -> None:
+    """Only converting is, and setting its threads: another backend of Keras can train, such as JAX on a GPU."""
+    bound = set()
+    for file in Path(networks.__file__).parent.glob("*.py"):
+        module = ast.parse(file.read_text())
+        for node in ast.walk(module):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "tensorflow" for name in names):
+                bound.add((file.stem, node not in module.body))  # in a function
+
+    assert bound == {("quantize", True), ("networks", True)}
 
 
 def test_the_embedding_does_not_depend_on_where_the_stream_was_cut() -> None:

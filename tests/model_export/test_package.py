@@ -58,9 +58,30 @@ def test_the_document_names_teachers_and_gives_the_figures(packaged: Path, tmp_p
     write_document(model, training, "| the | tables |")
 
     text = (model.path / DOCUMENT).read_text(encoding="utf-8")
-    assert f"maps and embedding of yamnet (SHA-256 {'ab' * 32})" in text
+    assert f"maps and the embedding's principal components of yamnet (SHA-256 {'ab' * 32})" in text
+    assert "Labels were drawn 70 % of the way towards what an MLP on each teacher's embedding\nsaid" in text
     assert "| the | tables |" in text
     assert "--teacher yamnet.tflite --out DIR" in text
+
+
+@pytest.mark.parametrize(
+    ("generations", "expected"),
+    [
+        (1, "The labels were learnt as they are."),
+        (2, "towards what the network before\nsaid of the same window. All this 2 times, each from scratch."),
+    ],
+)
+def test_the_document_says_how_labels_were_softened(
+    packaged: Path, trained: Path, tmp_path: Path, generations: int, expected: str
+) -> None:
+    """Without a teacher, only a later generation has somebody to ask."""
+    model = load_model_folder(shutil.copytree(packaged, tmp_path / "model"))
+    training = training_record(trained)
+    training["recipe"]["generations"] = generations
+
+    write_document(model, training, "")
+
+    assert expected in (model.path / DOCUMENT).read_text(encoding="utf-8")
 
 
 def test_the_card_knows_what_the_model_has_heard(packaged: Path) -> None:

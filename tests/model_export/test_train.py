@@ -10,12 +10,12 @@ import pytest
 
 from agent.model_card import sha256_of
 from model_export import train as train_module
-from model_export.augment import TrainingClips
+from model_export.augment import WindowDrawer
 from model_export.clips import BACKGROUND, LABELS, esc10, urbansound8k
 from model_export.ensemble import Ensemble
 from model_export.features import all_windows, frames_of_clips
+from model_export.loader import Loader
 from model_export.published import PublishedNetwork
-from model_export.teachers import Teachers
 from model_export.train import Recipe, is_trained, train, training_clips
 from model_export.trained import load_networks, training_record
 from tests.model_export.conftest import SMALL_RECIPE
@@ -45,7 +45,7 @@ def test_a_teacher_is_imitated_besides_the_labels(
     record = training_record(tmp_path)
     assert record["teachers"] == [{"name": "loudness", "sha256": sha256_of(published)}]
     assert len(record["losses"]) == 2
-    assert all(losses[-1] < losses[0] for losses in record["losses"])
+    assert all(losses[-1] < losses[0] for losses in record["losses"]), record["losses"]
     assert record["parameters"] == embedding.count_params() + classifier.count_params()
 
 
@@ -89,12 +89,12 @@ def test_a_run_that_was_cut_short_goes_on_where_it_was(
     generation, seeds = train_module._generation, []
 
     def one_more(
-        data: TrainingClips, school: Teachers, of_its_own: Recipe, ensemble: Ensemble | None = None
+        loader: Loader, drawers: tuple[WindowDrawer, WindowDrawer], of_its_own: Recipe, ensemble: Ensemble
     ) -> tuple[keras.Model, keras.Model, list[float]]:
         seeds.append(of_its_own.seed)
         if len(seeds) == 2:
             raise KeyboardInterrupt
-        return generation(data, school, of_its_own, ensemble)
+        return generation(loader, drawers, of_its_own, ensemble)
 
     monkeypatch.setattr(train_module, "_generation", one_more)
     with pytest.raises(KeyboardInterrupt):
