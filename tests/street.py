@@ -31,7 +31,7 @@ CLIPS = (
     "fold1/103074-7-0-2.ogg",
     "fold1/159738-8-0-1.ogg",
 )
-BEFORE_S, BETWEEN_S, AFTER_S = 1.0, 1.5, 2.0
+BEFORE_S, BETWEEN_S, AFTER_S = 1.0, 2.5, 2.0  # between: more than a pause within an event (`merge_gap_s`)
 PEAK = 0.5
 CHUNK = SAMPLE_RATE_HZ // 100  # samples
 CHUNK_S = CHUNK / SAMPLE_RATE_HZ
@@ -75,7 +75,7 @@ def _written(samples: Pcm, file: Path) -> Sound:
 
 @pytest.fixture(scope="session")
 def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """A siren, a dog, a shot, a jackhammer and another siren, with silence around each; 26.6 s."""
+    """A siren, a dog, a shot, a jackhammer and another siren, with silence around each; 31.6 s."""
     parts = [silence(BEFORE_S)]
     for name in CLIPS:
         parts += [clip(recordings, name), silence(BETWEEN_S)]
@@ -84,7 +84,7 @@ def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 @pytest.fixture(scope="session")
 def corner(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """A dog and a shot: the shortest street with more than one event; 8.1 s."""
+    """A dog and a shot: the shortest street with more than one event; 10.1 s."""
     parts = [silence(BEFORE_S)]
     for name in CLIPS[1:3]:
         parts += [clip(recordings, name), silence(BETWEEN_S)]
