@@ -70,7 +70,7 @@ class Loader:
     def epoch(self, drawer: WindowDrawer, batch_size: int) -> Iterator[Taught]:
         """An epoch of one of the drawers."""
         if self._pool is None:
-            yield from (self.taught(drawer, draw) for draw in drawer.plan(batch_size))
+            yield from (self._taught(drawer, draw) for draw in drawer.plan(batch_size))
             return
         number = self._drawers.index(drawer)
         coming: deque[Future[Taught]] = deque()
@@ -81,9 +81,8 @@ class Loader:
         while coming:
             yield coming.popleft().result()
 
-    def taught(self, drawer: WindowDrawer | int, draw: Draw) -> Taught:
-        """One batch, prepared here."""
-        batch = (self._drawers[drawer] if isinstance(drawer, int) else drawer).batch(draw)
+    def _taught(self, drawer: WindowDrawer, draw: Draw) -> Taught:
+        batch = drawer.batch(draw)
         return Taught(batch, self.school.say(batch.sound))
 
 
@@ -95,4 +94,5 @@ def _ready() -> None:
 
 
 def _prepare(number: int, draw: Draw) -> Taught:
-    return _HERE[0].taught(number, draw)
+    (loader,) = _HERE
+    return loader._taught(loader._drawers[number], draw)
