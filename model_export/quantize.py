@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import flatbuffers
 import keras
@@ -21,6 +21,9 @@ from model_export.augment import level_db
 from model_export.clips import Clip
 from model_export.features import FRONT_END, at_card_level, frames_of_clips
 from model_export.streaming import STREAMING_NAME, write_streaming
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 N_REPRESENTATIVE = 512
 GAINS_DB = (0.0, -10.0, -20.0, -30.0)
@@ -65,7 +68,7 @@ def to_int8(network: keras.Model, inputs: FloatArray) -> bytes:
     return _converted(converter)
 
 
-def _converter(network: keras.Model) -> Any:  # noqa: ANN401  TensorFlow's own
+def _converter(network: keras.Model) -> "tf.lite.TFLiteConverter":
     """For one window at a time."""
     import tensorflow as tf
 
@@ -73,7 +76,7 @@ def _converter(network: keras.Model) -> Any:  # noqa: ANN401  TensorFlow's own
     return tf.lite.TFLiteConverter.from_keras_model(keras.Model(one, network(one)))
 
 
-def _converted(converter: Any) -> bytes:  # noqa: ANN401  TensorFlow's own
+def _converted(converter: "tf.lite.TFLiteConverter") -> bytes:
     with redirect_stdout(io.StringIO()):  # Keras tells at length what it hands over (3.15)
         converted: bytes = converter.convert()
     return converted

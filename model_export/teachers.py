@@ -149,9 +149,7 @@ class Teachers:
         Args:
             sounds: float32 (n, window_length), at our front end's rate.
         """
-        moments = [
-            np.zeros((3, len(units.mean))) for units in self._units
-        ]  # how many, their sum, that of their squares
+        moments = [np.zeros((3, len(units.mean))) for units in self._units]  # how many, their sum, that of squares
         rows: list[list[FloatArray]] = [[] for _ in self.lessons]  # embeddings alone: maps are large
         for sound in sounds:
             for index, values in enumerate(self._heard(sound)):

@@ -138,18 +138,15 @@ def train(
     for_heads = _drawer(data, recipe, Augmentation(), 3)
     with Loader([for_heads, *itertools.chain(*phases)], school, num_processes) as loader:
         heads = _heads(loader, for_heads, recipe)
-        former, duration_s = None, 0.0
+        duration_s = 0.0
         if all_losses:
             log.info("train.going_on folder=%s generations=%d of=%d", out.name, len(all_losses), recipe.generations)
             embedding, classifier = load_networks(out)
-            former, duration_s = (
-                keras.Model(embedding.input, classifier(embedding.output)),
-                training_record(out)["duration_s"],
-            )
+            duration_s = training_record(out)["duration_s"]
         for number in range(len(all_losses), recipe.generations):
+            former = keras.Model(embedding.input, classifier(embedding.output)) if number else None
             ensemble = Ensemble(former, heads, recipe.soft_share)
             embedding, classifier, losses = _generation(loader, phases[number], recipes[number], ensemble)
-            former = keras.Model(embedding.input, classifier(embedding.output))
             all_losses.append(losses)
             record = asked | {
                 "parameters": embedding.count_params() + classifier.count_params(),
