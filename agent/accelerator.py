@@ -60,6 +60,7 @@ class Trial:
         ms_per_step: by the clock, from a window's new frames to its likelihoods; the median.
         cpu_ms_per_step: the same on the CPU.
         max_difference: the largest difference of a likelihood from the CPU's, summed over spans as for events.
+        streaming: in which form the embedding network was tried.
     """
 
     device: Device
@@ -68,6 +69,7 @@ class Trial:
     ms_per_step: float | None = None
     cpu_ms_per_step: float | None = None
     max_difference: float | None = None
+    streaming: bool = False
 
     @property
     def is_faster(self) -> bool:
@@ -78,7 +80,8 @@ class Trial:
     def figures(self) -> str:
         """What was measured, for a person."""
         return (
-            f"{self.ms_per_step:.3g} ms a step, the CPU {self.cpu_ms_per_step:.3g} ms, "
+            f"{'streaming' if self.streaming else 'windowed'}, {self.ms_per_step:.3g} ms a step, "
+            f"the CPU {self.cpu_ms_per_step:.3g} ms, "
             f"likelihoods within {self.max_difference:.2g}"
         )
 
@@ -91,12 +94,14 @@ class Choice:
         asked: as configured.
         device: what was chosen.
         reason: for a person, on one line.
+        streaming: in which form it runs there.
         refused: whether something was asked for by name, and is not used.
     """
 
     asked: str
     device: Device
     reason: str
+    streaming: bool
     refused: bool = False
 
     @property
@@ -104,9 +109,9 @@ class Choice:
         """For messages: `cpu`, `gpu`, `edgetpu`, `npu` or `delegate`."""
         return self.device.name
 
-    def given_up(self, why: str) -> "Choice":
-        """The same with the CPU, and why."""
-        return Choice(self.asked, CPU, f"{self.name}: {why}", refused=True)
+    def given_up(self, why: str, *, streaming: bool) -> "Choice":
+        """The same with the CPU, its form, and why."""
+        return Choice(self.asked, CPU, f"{self.name}: {why}", streaming, refused=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,53 +181,71 @@ class System:
 THIS_SYSTEM = System()
 
 
-def choose(asked: str, model: ModelFolder, *, streaming: bool, system: System = THIS_SYSTEM) -> Choice:
+def choose(asked: str, model: ModelFolder, *, forms: Sequence[bool], system: System = THIS_SYSTEM) -> Choice:
     """Find an accelerator, try it, and choose; whatever is wrong with it, the CPU can do the work.
 
     Args:
         asked: `auto`, `cpu`, `gpu`, `edgetpu`, `npu`, or the path of a TFLite delegate. `auto` tries what the system
             shows, and takes what is right and faster than the CPU; what is asked for by name is taken if it is right.
         model: its folder.
-        streaming: which form of the embedding network will run.
+        forms: in which the embedding network may run, streaming or not: first as on the CPU.
         system: what there is.
     """
     if asked == "cpu":
-        return Choice(asked, CPU, "as configured")
+        return Choice(asked, CPU, "as configured", forms[0])
     if asked == "auto":
         told = []
         for device in system.shown():
-            trial = try_in_a_process(device, model, streaming=streaming)
+            trial = try_forms(device, model, forms)
             if trial.is_faster:
-                return Choice(asked, device, trial.figures)
+                return Choice(asked, device, trial.figures, trial.streaming)
             told.append(f"{device.name}: {trial.problem or trial.figures}")
-        return Choice(asked, CPU, "; ".join(told) or "no accelerator is there")
-    trial = try_named(asked, model, streaming=streaming, system=system)
+        return Choice(asked, CPU, "; ".join(told) or "no accelerator is there", forms[0])
+    trial = try_named(asked, model, forms=forms, system=system)
     if trial.problem is not None:
-        return Choice(asked, CPU, f"{asked}: {trial.problem}", refused=True)
-    return Choice(asked, trial.device, trial.figures)
+        return Choice(asked, CPU, f"{asked}: {trial.problem}", forms[0], refused=True)
+    return Choice(asked, trial.device, trial.figures, trial.streaming)
 
 
-def try_named(asked: str, model: ModelFolder, *, streaming: bool, system: System = THIS_SYSTEM) -> Trial:
+def try_named(asked: str, model: ModelFolder, *, forms: Sequence[bool], system: System = THIS_SYSTEM) -> Trial:
     """Try what is asked for by name, as `choose` does."""
     device = system.named(asked)
     if device is not None:
-        return try_in_a_process(device, model, streaming=streaming)
+        return try_forms(device, model, forms)
     if "/" in asked:
         return Trial(Device("delegate", asked), "there is no such file")
     names = {"edgetpu": [EDGE_TPU_LIBRARY], "npu": list(NPU_NODES)}.get(asked, [asked])
     return Trial(Device(asked), f"no {' or '.join(names)} in the folders of libraries")
 
 
-def try_in_a_process(device: Device, model: ModelFolder, *, streaming: bool, limit_s: float = TRIAL_LIMIT_S) -> Trial:
+def try_forms(device: Device, model: ModelFolder, forms: Sequence[bool]) -> Trial:
+    """Try an accelerator in each form that may run; the fastest of those in which it is right, else the first.
+
+    What does not load in one form is not tried in another: it may have hung.
+    """
+    trials: list[Trial] = []
+    for streaming in forms:
+        trials.append(try_in_a_process(device, model, streaming=streaming, cpu_streaming=forms[0]))
+        if trials[-1].load_s is None:
+            break
+    right = [trial for trial in trials if trial.problem is None]
+    return min(right, key=lambda trial: trial.ms_per_step or 0.0, default=trials[0])
+
+
+def try_in_a_process(
+    device: Device, model: ModelFolder, *, streaming: bool, cpu_streaming: bool, limit_s: float = TRIAL_LIMIT_S
+) -> Trial:
     """Try an accelerator where it can crash and hang without harm.
 
     Args:
         device: what to try.
         model: its folder.
         streaming: which form of the embedding network.
+        cpu_streaming: which form on the CPU beside it.
         limit_s: how long it may take.
     """
-    request = json.dumps({"device": asdict(device), "model": str(model.path), "streaming": streaming})
+    forms = {"streaming": streaming, "cpu_streaming": cpu_streaming}
+    request = json.dumps({"device": asdict(device), "model": str(model.path)} | forms)
     # -P: not from the folder that somebody happens to stand in.
     command = [sys.executable, "-P", "-m", "agent.accelerator", f"{limit_s:g}", request]
     try:
@@ -249,10 +272,10 @@ def try_in_a_process(device: Device, model: ModelFolder, *, streaming: bool, lim
 ANSWER = "\nurbansound.trial/1 "  # a driver may write to standard output as well
 
 
-def try_here(device: Device, model: ModelFolder, *, streaming: bool) -> Trial:
+def try_here(device: Device, model: ModelFolder, *, streaming: bool, cpu_streaming: bool) -> Trial:
     """Judge golden windows on the CPU and on an accelerator; a broken driver ends this process."""
-    windows = golden_windows(model.card, streaming=streaming)
-    cpu = Classifier(model, streaming=streaming)
+    windows = golden_windows(model.card, streaming=streaming or cpu_streaming)
+    cpu = Classifier(model, streaming=cpu_streaming)
     expected, cpu_ms = _judged(cpu, windows)
     begun_s = time.perf_counter()
     try:
@@ -267,7 +290,7 @@ def try_here(device: Device, model: ModelFolder, *, streaming: bool) -> Trial:
     difference, problem = _compared(expected, found, model.card)
     if accelerated.failure is not None:
         problem = f"fails while it runs: {accelerated.failure}"
-    return Trial(device, problem, load_s, ms, cpu_ms, difference)
+    return Trial(device, problem, load_s, ms, cpu_ms, difference, streaming)
 
 
 def _compared(expected: Sequence[Prediction], found: Sequence[Prediction], card: ModelCard) -> tuple[float, str | None]:
@@ -357,7 +380,10 @@ def main() -> int:
         signal.ITIMER_REAL, limit_s
     )  # ends this process though its parent be gone, and inside a driver, too
     trial = try_here(
-        Device(**request["device"]), load_model_folder(Path(request["model"])), streaming=request["streaming"]
+        Device(**request["device"]),
+        load_model_folder(Path(request["model"])),
+        streaming=request["streaming"],
+        cpu_streaming=request["cpu_streaming"],
     )
     fields = asdict(trial)
     del fields["device"]

@@ -52,7 +52,8 @@ class Judge:
     Attributes:
         config: the effective configuration.
         model, rules, classifier: what it judges by.
-        streams: whether the embedding network runs in its streaming form.
+        streams: whether the embedding network runs in its streaming form on the CPU.
+        forms: those in which it may run elsewhere, streaming or not; first as on the CPU.
 
     Raises:
         ModelError: the model folder is not what its card says, or has no classifier.
@@ -67,15 +68,16 @@ class Judge:
         self.rules = _rules(card, config.events)
         self.stages(card.front_end.sample_rate_hz)  # what does not fit is said now, not when sound comes
         self.streams = _streams(card, config.inference)
+        self.forms = (True, False) if self.streams and config.inference.form == "auto" else (self.streams,)
         asked = config.inference.accelerator
         if asked == "auto" and not live:
-            self._choice = Choice(asked, CPU, "sound is not live")
+            self._choice = Choice(asked, CPU, "sound is not live", self.streams)
         else:
-            self._choice = choose(asked, self.model, streaming=self.streams)
+            self._choice = choose(asked, self.model, forms=self.forms)
         try:
             self.classifier = self._classifier()
         except AcceleratorError as error:  # it could a moment ago, in another process
-            self._choice = self._choice.given_up(str(error))
+            self._choice = self._choice.given_up(str(error), streaming=self.streams)
             self.classifier = self._classifier()
         if self._choice.refused:
             log.warning("accelerator.refused asked=%s reason=%s", asked, self._choice.reason)
@@ -84,15 +86,18 @@ class Judge:
         return Classifier(
             self.model,
             num_threads=self.config.inference.num_threads,
-            streaming=self.streams,
+            streaming=self._choice.streaming,
             device=self._choice.device,
+            cpu_streaming=self.streams,
         )
 
     @property
     def accelerator(self) -> Choice:
         """Where the embedding network runs now, and why; it changes when an accelerator fails."""
         failure = self.classifier.failure
-        return self._choice if failure is None else self._choice.given_up(f"failed while it ran: {failure}")
+        if failure is None:
+            return self._choice
+        return self._choice.given_up(f"failed while it ran: {failure}", streaming=self.streams)
 
     def under(self, config: Config) -> "Judge":
         """The same model under another configuration of the events and of the broker.

@@ -221,7 +221,7 @@ def _bench(config: Config, file: Path, name: str, live_s: float) -> Report:
             agent=__version__,
         ),
         model=f"{card.name} {card.version}",
-        form="streaming" if judge.streams else "windowed",
+        form="streaming" if judge.accelerator.streaming else "windowed",
         sound=name,
         sample_rate_hz=rate_hz,
         window_hop_s=hop_s,
@@ -256,7 +256,7 @@ def _short(blocks: Sequence[AudioBlock], rate_hz: int) -> list[AudioBlock]:
 def _accelerators(judge: Judge, asked: str) -> tuple[Trial, ...]:
     """Each by its name, and the delegate that is configured."""
     names = dict.fromkeys((*ACCELERATORS, asked))
-    return tuple(try_named(name, judge.model, streaming=judge.streams) for name in names if name not in ("auto", "cpu"))
+    return tuple(try_named(name, judge.model, forms=judge.forms) for name in names if name not in ("auto", "cpu"))
 
 
 def _live(config: Config, file: Path, live_s: float) -> Live:
@@ -302,14 +302,14 @@ def _windows(judge: Judge, blocks: Sequence[AudioBlock], rate_hz: int) -> list[W
 
 def _networks(judge: Judge, windows: Sequence[Window], window_hop_s: float) -> Networks:
     sound_s = len(windows) * window_hop_s
-    windowed = Classifier(judge.model)
+    windowed, streaming = Classifier(judge.model), Classifier(judge.model, streaming=judge.streams)
     windowed_ms = _least_ms(lambda: [windowed.embed([window]) for window in windows], sound_s)
     streaming_ms = live_ms = at_once_ms = None
     if judge.streams:
 
         def by(n: int) -> float:
             parts = [windows[first : first + n] for first in range(0, len(windows), n)]
-            return _least_ms(lambda: [judge.classifier.embed(part) for part in parts], sound_s)
+            return _least_ms(lambda: [streaming.embed(part) for part in parts], sound_s)
 
         streaming_ms, live_ms, at_once_ms = by(1), by(max(1, round(BLOCK_S / window_hop_s))), by(len(windows))
     embeddings = windowed.embed(windows)

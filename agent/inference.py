@@ -66,6 +66,7 @@ class Classifier:
         streaming: use the streaming form of the embedding network, which the folder must have. Every window must then
             follow from the one before by a whole number of chunks, or be the first (`n_new_frames` says which).
         device: where the embedding network runs.
+        cpu_streaming: in which form the CPU takes over, if not in the same.
 
     Attributes:
         failure: why the device failed and the CPU took over; None while all is well.
@@ -77,12 +78,19 @@ class Classifier:
     """
 
     def __init__(
-        self, model: ModelFolder, num_threads: int = 1, *, streaming: bool = False, device: Device = CPU
+        self,
+        model: ModelFolder,
+        num_threads: int = 1,
+        *,
+        streaming: bool = False,
+        device: Device = CPU,
+        cpu_streaming: bool | None = None,
     ) -> None:
         card = model.card
         self._embedding_card = card.embedding
         self._classifier_card = model.require_classifier()
         self._embedding = _embedding(model, num_threads, streaming=streaming, device=device)
+        streaming = streaming if cpu_streaming is None else cpu_streaming
         self._on_cpu = functools.partial(_embedding, model, num_threads, streaming=streaming)
         self.failure: str | None = None
         self._classifier = _Network(model.classifier_file, self._classifier_card, num_threads)

@@ -113,8 +113,10 @@ def test_where_nothing_is_there_no_process_is_started(
 
     monkeypatch.setattr(subprocess, "run", started)
 
-    assert choose("auto", model, streaming=True, system=system()) == Choice("auto", CPU, "no accelerator is there")
-    assert choose("cpu", model, streaming=True, system=system(GPU_NODE, VULKAN_DRIVER)).device == CPU
+    assert choose("auto", model, forms=[True, False], system=system()) == Choice(
+        "auto", CPU, "no accelerator is there", streaming=True
+    )
+    assert choose("cpu", model, forms=[True, False], system=system(GPU_NODE, VULKAN_DRIVER)).device == CPU
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,9 @@ def test_what_is_asked_for_and_not_there_is_said(
     model: ModelFolder, system: Callable[..., System], asked: str, why: str
 ) -> None:
     """The CPU does the work, and the reason names what is missing."""
-    assert choose(asked, model, streaming=True, system=system()) == Choice(asked, CPU, why, refused=True)
+    assert choose(asked, model, forms=[False], system=system()) == Choice(
+        asked, CPU, why, streaming=False, refused=True
+    )
 
 
 def test_a_library_may_lie_where_the_environment_says(tmp_path: Path) -> None:
@@ -167,14 +171,14 @@ def test_golden_windows_are_unlike_one_another(model: ModelFolder, streaming: bo
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_delegate_that_is_right_is_chosen(model: ModelFolder, delegate: str, streaming: bool) -> None:
     """Asked for by its path, it is loaded in a process, measured and taken; its answers are the CPU's."""
-    trial = try_named(delegate, model, streaming=streaming)
+    trial = try_named(delegate, model, forms=[streaming])
 
     assert (trial.device, trial.problem, trial.max_difference) == (Device("delegate", delegate), None, 0.0)
     for measured in (trial.load_s, trial.ms_per_step, trial.cpu_ms_per_step):
         assert measured is not None
         assert measured > 0.0
-    choice = choose(delegate, model, streaming=streaming)
-    assert (choice.device, choice.refused) == (Device("delegate", delegate), False)
+    choice = choose(delegate, model, forms=[streaming])
+    assert (choice.device, choice.streaming, choice.refused) == (Device("delegate", delegate), streaming, False)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +197,7 @@ def test_a_delegate_that_is_broken_harms_nobody(
     """It may crash, refuse or answer wrongly: the CPU does the work, and the reason is told."""
     monkeypatch.setenv("DELEGATE_FOR_TESTS", behaviour)
 
-    choice = choose(delegate, model, streaming=True)
+    choice = choose(delegate, model, forms=[True, False])
 
     assert (choice.device, choice.refused) == (CPU, True)
     assert why in choice.reason
@@ -204,7 +208,7 @@ def test_a_driver_that_hangs_is_given_up(model: ModelFolder, delegate: str, monk
     """The agent goes on when the time limit is over."""
     monkeypatch.setenv("DELEGATE_FOR_TESTS", "hang")
 
-    trial = try_in_a_process(Device("delegate", delegate), model, streaming=True, limit_s=3.0)
+    trial = try_in_a_process(Device("delegate", delegate), model, streaming=True, cpu_streaming=True, limit_s=3.0)
 
     assert trial.problem == "no answer within 3 s"
 
@@ -221,7 +225,7 @@ def test_a_process_that_hangs_does_not_outlive_its_limit(
         return subprocess.CompletedProcess(command, 1, "", "")
 
     monkeypatch.setattr(subprocess, "run", not_yet)
-    try_in_a_process(Device("delegate", delegate), model, streaming=True, limit_s=2.0)
+    try_in_a_process(Device("delegate", delegate), model, streaming=True, cpu_streaming=True, limit_s=2.0)
 
     with subprocess.Popen(commands[0], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as orphan:
         assert orphan.wait(timeout=20.0) < 0
@@ -239,7 +243,53 @@ def test_a_driver_that_talks_does_not_spoil_the_answer(
 
     monkeypatch.setattr(subprocess, "run", talkative)
 
-    assert try_in_a_process(Device("delegate", delegate), model, streaming=True).problem is None
+    assert try_in_a_process(Device("delegate", delegate), model, streaming=True, cpu_streaming=True).problem is None
+
+
+@pytest.mark.parametrize(
+    ("streaming_ms", "windowed_ms", "taken"), [(5.0, 1.0, False), (1.0, 5.0, True), (None, 5.0, False)]
+)
+def test_the_form_that_is_faster_there_is_taken(
+    model: ModelFolder, monkeypatch: pytest.MonkeyPatch, streaming_ms: float | None, windowed_ms: float, taken: bool
+) -> None:
+    """On a GPU whole windows may cost less than states that go there and back; what is wrong does not count."""
+
+    def trial(device: Device, _model: ModelFolder, *, streaming: bool, cpu_streaming: bool) -> Trial:
+        assert cpu_streaming
+        ms = streaming_ms if streaming else windowed_ms
+        return Trial(device, None if ms else "is wrong", 1.0, ms or 0.1, 9.0, TOLERANCE, streaming)
+
+    monkeypatch.setattr(accelerator, "try_in_a_process", trial)
+
+    choice = choose("gpu", model, forms=[True, False])
+
+    assert (choice.device, choice.streaming) == (Device("gpu"), taken)
+    assert choice.reason.startswith("streaming, " if taken else "windowed, ")
+    assert choose("gpu", model, forms=[True]).refused == (streaming_ms is None)  # the site may say which
+
+
+def test_the_forms_are_judged_beside_the_cpu_as_it_would_run(model: ModelFolder, delegate: str) -> None:
+    """A delegate may hear whole windows while the CPU streams: both give the same embeddings."""
+    trial = try_in_a_process(Device("delegate", delegate), model, streaming=False, cpu_streaming=True)
+
+    assert (trial.problem, trial.max_difference, trial.streaming) == (None, 0.0, False)
+    assert trial.ms_per_step is not None
+    assert trial.cpu_ms_per_step is not None
+    assert trial.cpu_ms_per_step < trial.ms_per_step  # this delegate is the CPU, and streaming is less work
+
+
+def test_what_does_not_load_is_not_tried_in_another_form(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that hangs would hang twice, while nobody hears the street."""
+    tried = []
+
+    def trial(device: Device, _model: ModelFolder, *, streaming: bool, cpu_streaming: bool) -> Trial:
+        tried.append((streaming, cpu_streaming))
+        return Trial(device, "no answer within 90 s")
+
+    monkeypatch.setattr(accelerator, "try_in_a_process", trial)
+
+    assert choose("gpu", model, forms=[True, False]).reason == "gpu: no answer within 90 s"
+    assert tried == [(True, True)]
 
 
 def test_auto_finds_tries_and_explains(
@@ -252,7 +302,7 @@ def test_auto_finds_tries_and_explains(
     shutil.copy(delegate, tmp_path / "usr" / "lib" / EDGE_TPU_LIBRARY)
     monkeypatch.setenv("DELEGATE_FOR_TESTS", "wrong")
 
-    choice = choose("auto", model, streaming=True, system=System(tmp_path, {}))
+    choice = choose("auto", model, forms=[True], system=System(tmp_path, {}))
 
     assert (choice.device, choice.refused) == (CPU, False)
     assert choice.reason.startswith("edgetpu: likelihoods differ from the CPU's by ")
@@ -267,8 +317,8 @@ def test_auto_takes_what_is_faster_than_the_cpu(
     monkeypatch.setattr(accelerator, "try_in_a_process", lambda *_arguments, **_options: trial)
     both = system(GPU_NODE, VULKAN_DRIVER)
 
-    assert (choose("auto", model, streaming=True, system=both).device == Device("gpu")) == chosen
-    assert choose("gpu", model, streaming=True, system=both).device == Device("gpu")
+    assert (choose("auto", model, forms=[False], system=both).device == Device("gpu")) == chosen
+    assert choose("gpu", model, forms=[False], system=both).device == Device("gpu")
     assert not dataclasses.replace(trial, problem="is wrong").is_faster
 
 
@@ -279,7 +329,7 @@ def test_a_gpu_judges_like_the_cpu(model: ModelFolder, software_gpu: None) -> No
     """LiteRT's GPU path on a real Vulkan driver, in both forms: the same likelihoods but for their last digits."""
     for streaming in (True, False):
         begun_s = time.monotonic()
-        trial = try_named("gpu", model, streaming=streaming)
+        trial = try_named("gpu", model, forms=[streaming])
         print(f"streaming={streaming}: {trial.problem or trial.figures}, {time.monotonic() - begun_s:.1f} s in all")
 
         assert trial.problem is None

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent.accelerator import Trial
@@ -13,6 +14,7 @@ from agent.config import Config, InferenceConfig
 from agent.errors import ConfigError, ModelError
 from agent.litert import Device
 from agent.model_card import DEFAULT_MODEL
+from agent.values import AudioBlock
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +123,32 @@ def test_the_network_streams_where_it_can(
     asked = []
     monkeypatch.setattr("agent.app.Classifier", lambda *_args, streaming, **_kwargs: asked.append(streaming))
 
-    Judge(Config.model_validate({"inference": inference}))
+    judge = Judge(Config.model_validate({"inference": inference}))
 
     assert asked == [streams]
+    assert judge.forms == ((True, False) if streams and "form" not in inference else (streams,))
+
+
+def test_where_an_accelerator_hears_windows_the_cpu_streams_after_it(
+    delegate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form that is fastest there is used; when it fails, the CPU does the work in the form that is its own."""
+    trial = Trial(Device("delegate", delegate), None, 0.1, 0.1, 0.1, 0.0, streaming=False)
+    monkeypatch.setattr("agent.accelerator.try_in_a_process", lambda *_arguments, **_options: trial)
+    monkeypatch.setenv("DELEGATE_FOR_TESTS", "30")
+    sound = [AudioBlock(np.random.default_rng(0).normal(0, 0.1, 100_000).astype(np.float32), 0)]
+
+    heard = []
+    for judge in (Judge(Config(inference=InferenceConfig(accelerator=delegate))), Judge(Config())):
+        windows = (window for block in sound for window in judge.stages(16_000).front_end.push(block))
+        heard.append(([judge.accelerator.streaming], [judge.classifier.predict(window) for window in windows]))
+        heard[-1][0].append(judge.accelerator.streaming)
+
+    (forms, predictions), (_, expected) = heard
+    assert forms == [False, True]
+    assert len(predictions) > 40  # it failed at the thirtieth
+    for one, other in zip(predictions, expected, strict=True):
+        np.testing.assert_array_equal(one.embedding, other.embedding)
 
 
 def test_a_model_without_a_streaming_form_hears_windows(tmp_path: Path) -> None:

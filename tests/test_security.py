@@ -435,7 +435,7 @@ def test_a_folder_that_one_stands_in_is_no_code(judge: Judge, tmp_path: Path, mo
     (tmp_path / "agent" / "__init__.py").write_text(f"open({str(ran)!r}, 'w')\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
-    trial = try_in_a_process(Device("gpu"), judge.model, streaming=True)
+    trial = try_in_a_process(Device("gpu"), judge.model, streaming=True, cpu_streaming=True)
 
     assert trial.device == Device("gpu")
     assert not ran.exists()
