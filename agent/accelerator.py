@@ -58,9 +58,9 @@ class Trial:
         problem: why it cannot be used; None where its answers are right.
         load_s: until its first step was done.
         ms_per_step: by the clock, from a window's new frames to its likelihoods; the median.
-        cpu_ms_per_step: the same on the CPU.
+        cpu_ms_per_step: the same on the CPU; None where the trial gave no answer: there was none, it crashed or hung.
         max_difference: the largest difference of a likelihood from the CPU's, summed over spans as for events.
-        streaming: in which form the embedding network was tried.
+        streaming: in which form the embedding network was tried, if it was.
     """
 
     device: Device
@@ -221,12 +221,12 @@ def try_named(asked: str, model: ModelFolder, *, forms: Sequence[bool], system: 
 def try_forms(device: Device, model: ModelFolder, forms: Sequence[bool]) -> Trial:
     """Try an accelerator in each form that may run; the fastest of those in which it is right, else the first.
 
-    What does not load in one form is not tried in another: it may have hung.
+    What crashes or hangs in one form is not tried in another; what cannot run one may run another.
     """
     trials: list[Trial] = []
     for streaming in forms:
         trials.append(try_in_a_process(device, model, streaming=streaming, cpu_streaming=forms[0]))
-        if trials[-1].load_s is None:
+        if trials[-1].cpu_ms_per_step is None:
             break
     right = [trial for trial in trials if trial.problem is None]
     return min(right, key=lambda trial: trial.ms_per_step or 0.0, default=trials[0])
@@ -253,9 +253,9 @@ def try_in_a_process(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired:
-        return Trial(device, f"no answer within {limit_s:g} s")
+        return Trial(device, f"no answer within {limit_s:g} s", streaming=streaming)
     except OSError as error:
-        return Trial(device, f"no process to try it in ({error.strerror})")
+        return Trial(device, f"no process to try it in ({error.strerror})", streaming=streaming)
     answer = ended.stdout.rpartition(ANSWER)[2]
     if ended.returncode == 0 and answer:
         fields = json.loads(answer)
@@ -264,7 +264,7 @@ def try_in_a_process(
     if ended.returncode < 0:
         how = signal.Signals(-ended.returncode).name
     last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1].strip()
-    return Trial(device, f"the process that tried it ended with {how}: {last}")
+    return Trial(device, f"the process that tried it ended with {how}: {last}", streaming=streaming)
 
 
 # --- in that process -----------------------------------------------------------------------------------------------
@@ -281,10 +281,11 @@ def try_here(device: Device, model: ModelFolder, *, streaming: bool, cpu_streami
     try:
         file = model.file_for(device.name, streaming=streaming)
         if device.library is not None and file is not None and operators_taken(file, device) == 0:
-            return Trial(device, f"takes no operator of {file.name}, as if it were not there")
+            no_part = f"takes no operator of {file.name}, as if it were not there"
+            return Trial(device, no_part, cpu_ms_per_step=cpu_ms, streaming=streaming)
         accelerated = Classifier(model, streaming=streaming, device=device)
     except AcceleratorError as error:
-        return Trial(device, str(error))
+        return Trial(device, str(error), cpu_ms_per_step=cpu_ms, streaming=streaming)
     load_s = time.perf_counter() - begun_s
     found, ms = _judged(accelerated, windows)
     difference, problem = _compared(expected, found, model.card)

@@ -90,8 +90,8 @@ class Classifier:
         self._embedding_card = card.embedding
         self._classifier_card = model.require_classifier()
         self._embedding = _embedding(model, num_threads, streaming=streaming, device=device)
-        streaming = streaming if cpu_streaming is None else cpu_streaming
-        self._on_cpu = functools.partial(_embedding, model, num_threads, streaming=streaming)
+        after = streaming if cpu_streaming is None else cpu_streaming
+        self._on_cpu = functools.partial(_embedding, model, num_threads, streaming=after)
         self.failure: str | None = None
         self._classifier = _Network(model.classifier_file, self._classifier_card, num_threads)
         self._same_steps = _same_steps(card.embedding.output, self._classifier_card.input)

@@ -278,18 +278,46 @@ def test_the_forms_are_judged_beside_the_cpu_as_it_would_run(model: ModelFolder,
     assert trial.cpu_ms_per_step < trial.ms_per_step  # this delegate is the CPU, and streaming is less work
 
 
-def test_what_does_not_load_is_not_tried_in_another_form(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that hangs would hang twice, while nobody hears the street."""
+@pytest.mark.parametrize(("behaviour", "answers"), [("none", True), ("refuse", True), ("crash", False)])
+def test_a_trial_without_an_answer_can_be_told(
+    model: ModelFolder, delegate: str, monkeypatch: pytest.MonkeyPatch, behaviour: str, answers: bool
+) -> None:
+    """A delegate that says no has answered; one that takes its process with it has not."""
+    monkeypatch.setenv("DELEGATE_FOR_TESTS", behaviour)
+
+    trial = try_in_a_process(Device("delegate", delegate), model, streaming=True, cpu_streaming=True)
+
+    assert trial.problem is not None
+    assert trial.streaming
+    assert (trial.cpu_ms_per_step is not None) == answers
+
+
+@pytest.mark.parametrize(
+    ("problem", "cpu_ms", "choice"),
+    [("no answer within 90 s", None, (CPU, True)), ("takes no operator", 0.1, (Device("gpu"), False))],
+)
+def test_what_gives_no_answer_is_not_tried_in_another_form(
+    model: ModelFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: str,
+    cpu_ms: float | None,
+    choice: tuple[Device, bool],
+) -> None:
+    """A driver that hangs would hang twice, while nobody hears the street; one that cannot stream may hear windows."""
     tried = []
 
     def trial(device: Device, _model: ModelFolder, *, streaming: bool, cpu_streaming: bool) -> Trial:
         tried.append((streaming, cpu_streaming))
-        return Trial(device, "no answer within 90 s")
+        if streaming:
+            return Trial(device, problem, cpu_ms_per_step=cpu_ms, streaming=True)
+        return Trial(device, None, 1.0, 5.0, 0.1, 0.0)
 
     monkeypatch.setattr(accelerator, "try_in_a_process", trial)
 
-    assert choose("gpu", model, forms=[True, False]).reason == "gpu: no answer within 90 s"
-    assert tried == [(True, True)]
+    found = choose("gpu", model, forms=[True, False])
+
+    assert (found.device, found.streaming) == choice
+    assert tried == [(True, True), (False, True)][: 1 if cpu_ms is None else 2]
 
 
 def test_auto_finds_tries_and_explains(
