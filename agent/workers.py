@@ -6,6 +6,7 @@ where a stream can be joined: so the predictions are those of one process, to th
 `Crew`: processes of this machine, or a cluster (`agent.cluster`).
 """
 
+import ctypes
 import itertools
 import multiprocessing
 import os
@@ -17,7 +18,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import connection
-from multiprocessing.synchronize import Event
 from typing import Protocol, Self
 
 import numpy as np
@@ -133,7 +133,7 @@ class Processes:
     def __init__(self, config: Config, n: int) -> None:
         context = multiprocessing.get_context("spawn")  # forked LiteRT threads would hang
         self.n = n
-        self._stopped = context.Event()
+        self._stopped = context.RawValue(ctypes.c_bool, False)  # a process killed inside an Event would keep its lock
         self._pool = ProcessPoolExecutor(n, context, _begin, (judging_alone(config), self._stopped))
 
     def submit(self, part: Part) -> Future[Judged]:
@@ -153,7 +153,7 @@ class Processes:
 
     def close(self) -> None:
         """Stop working; what is not done is not wanted."""
-        self._stopped.set()
+        self._stopped.value = True
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -233,7 +233,15 @@ class Workers:
 
     def _fill(self) -> None:
         for part in itertools.islice(self._parts, self._most - len(self._waiting)):
-            self._waiting.append((self._numbers[str(part.file)], self._crew.submit(part)))
+            self._waiting.append((self._numbers[str(part.file)], self._submitted(part)))
+
+    def _submitted(self, part: Part) -> Future[Judged]:
+        try:
+            return self._crew.submit(part)
+        except Exception as error:  # noqa: BLE001  the crew broke since its last answer: told when it is this part's turn
+            answer: Future[Judged] = Future()
+            answer.set_exception(error)
+            return answer
 
     def _parts_of(self, file: Source, channel: Channel, period_s: int) -> Iterator[Part]:
         """The parts of one file; none if it is to be judged here, or cannot be opened, which is said there."""
@@ -347,13 +355,13 @@ def _blocks_of(part: Part, recording: Recording) -> Iterator[AudioBlock]:
 _worker: Worker
 
 
-def _begin(config: Config, stopped: Event) -> None:
+def _begin(config: Config, stopped: ctypes.c_bool) -> None:
     """Called once in each process, before all else."""
     global _worker  # noqa: PLW0603  the executor knows no other way to keep something in a process
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _worker = Worker(config, stopped.is_set)
+    _worker = Worker(config, lambda: stopped.value)
 
 
 def _end_with(parent: int) -> None:

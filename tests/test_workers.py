@@ -3,6 +3,8 @@
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from agent.replay import classify, replay
 from agent.stop import Stop
 from agent.values import Prediction
 from agent.wavfile import Recording, open_recording
-from agent.workers import PARTS_AHEAD, WORTH_S, Processes, Workers, worthwhile
+from agent.workers import PARTS_AHEAD, WORTH_S, Part, Processes, Workers, worthwhile
 from tests.broker import wait_until
 from tests.commands import CommandFactory
 from tests.wail import wail
@@ -172,11 +174,29 @@ def test_a_process_that_dies_is_said(judge: Judge, tmp_path: Path) -> None:
         predictions = workers.predictions(recording)
         assert predictions is not None
         next(predictions)
-        for child in children_of(os.getpid()):
-            if "resource_tracker" not in command_of(child):
-                os.kill(child, signal.SIGKILL)
+        kill_workers()
         with pytest.raises(AgentError, match="a process that judges recordings has ended"):
             list(predictions)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_process_that_died_before_it_is_asked_is_said(judge: Judge, tmp_path: Path, stopped: bool) -> None:
+    """Processes that take no part any more are told as those that give no answer; after a stop they are expected."""
+    day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
+    crew, stop = Processes(judge.config, 1), Stop()
+    answer = crew.submit(Part(day, "mix", 0, None, lead=0))
+    kill_workers()
+    assert isinstance(answer.exception(), BrokenProcessPool)
+    if stopped:
+        stop.set()
+
+    with Workers(judge, crew, [day], "mix", stop=stop) as workers, open_recording(day) as recording:
+        predictions = workers.predictions(recording)
+        assert predictions is not None
+        with (
+            nullcontext() if stopped else pytest.raises(AgentError, match="a process that judges recordings has ended")
+        ):
+            assert list(predictions) == []
 
 
 @pytest.mark.parametrize(
@@ -192,6 +212,12 @@ def test_as_many_processes_as_the_sound_is_worth(
     files = [tmp_path / "none.wav", *(sparse_wav(tmp_path / f"{n}.wav", round(duration_s) // 4) for n in range(4))]
 
     assert worthwhile(files, "mix") == expected
+
+
+def kill_workers() -> None:
+    for child in children_of(os.getpid()):
+        if "resource_tracker" not in command_of(child):
+            os.kill(child, signal.SIGKILL)
 
 
 def children_of(process: int) -> list[int]:
