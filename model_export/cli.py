@@ -158,7 +158,7 @@ def _add_measuring(
         "crossvalidate", parents=training, help="train and test on each fold, beside published peers"
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for networks and figures")
-    command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all)")
+    command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all of --us8k)")
     command.add_argument(
         "--peer",
         type=Path,
@@ -514,10 +514,11 @@ def _crossvalidate(options: argparse.Namespace) -> None:
             f"--folds {unknown[0]}: neither in --us8k {options.us8k} nor in --esc10 {options.esc10}, "
             f"expected of {', '.join(map(str, folds))}"
         )
+    tested = options.folds or sorted({clip.fold for clip in clips if clip.dataset == "us8k"})
     recipe, teachers = _recipe(options), [PublishedNetwork(file) for file in options.teacher]
     effort = {"num_threads": options.threads, "num_processes": _jobs(options)}
     if options.train_only:
-        for fold in options.folds or folds:
+        for fold in tested:
             train_clips, _ = clip_lists.hold_out_fold(clips, fold)
             train_fold(train_clips, recipe, folder_of(options.out, fold), teachers=teachers, **effort)
         return
@@ -525,7 +526,7 @@ def _crossvalidate(options: argparse.Namespace) -> None:
         clips,
         recipe,
         options.out,
-        folds=options.folds or folds,
+        folds=tested,
         peers=peers_of(options.peer, cache=options.out),
         ten_classes=clip_lists.esc10_as_published(options.esc10),
         teachers=teachers,

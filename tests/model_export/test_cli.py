@@ -193,6 +193,26 @@ def test_folds_are_trained_here_and_tested_elsewhere(
     assert trained == [(tmp_path / "fold1", {2}, 3), (tmp_path / "fold2", {1}, 3)]
 
 
+def test_a_fold_of_esc10_alone_is_not_tested_unless_it_is_asked_for(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default the folds are those of UrbanSound8K: with ESC-10's own, a network would be trained to test on dogs."""
+    us8k, esc10 = data_sets
+    more = shutil.copytree(esc10, tmp_path / "esc10")
+    metadata = more / "metadata.csv"
+    metadata.write_text(metadata.read_text().replace("0-rain.wav,1,", "0-rain.wav,3,"))
+    trained: list[str] = []
+    monkeypatch.setattr(
+        "model_export.crossvalidate.train_fold", lambda _clips, _recipe, work, **_options: trained.append(work.name)
+    )
+    command = ["crossvalidate", "--us8k", str(us8k), "--esc10", str(more), "--out", str(tmp_path), "--train-only"]
+
+    assert cli.main(command) == 0
+    assert cli.main([*command, "--folds", "3"]) == 0
+
+    assert trained == ["fold1", "fold2", "fold3"]
+
+
 def test_less_than_no_process_is_refused(
     data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
