@@ -12,13 +12,16 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
-from typing import Protocol, Self
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from typing import Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +42,9 @@ WORTH_S = (
 WHOLE_MAX_S = 600.0  # what cannot be heard in parts and is longer would be a long answer: it is judged here
 PARTS_AHEAD = 2  # for each process
 NO_EMBEDDING = np.empty(0, np.float32)
+
+Asked: TypeAlias = "connection.Connection[Part, Judged | Exception]"
+Answering: TypeAlias = "connection.Connection[Judged | Exception, Part]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,10 @@ def judging_alone(config: Config) -> Config:
 
 
 class Processes:
-    """Processes of this machine.
+    """Processes of this machine, and a thread for each that hands it one part at a time.
+
+    Not `ProcessPoolExecutor`: where a process dies while a part is submitted, that of Python 3.11 can leave a future
+    that never ends.
 
     Args:
         config: each process makes its own judge of it.
@@ -134,27 +143,52 @@ class Processes:
         context = multiprocessing.get_context("spawn")  # forked LiteRT threads would hang
         self.n = n
         self._stopped = context.RawValue(ctypes.c_bool, False)  # a process killed inside an Event would keep its lock
-        self._pool = ProcessPoolExecutor(n, context, _begin, (judging_alone(config), self._stopped))
-
-    def submit(self, part: Part) -> Future[Judged]:
-        """Have a part judged."""
+        self._threads = ThreadPoolExecutor(n)
+        self._idle: SimpleQueue[Asked] = SimpleQueue()
+        self._processes: list[tuple[BaseProcess, Asked]] = []
         # A child keeps this mask: Ctrl-C goes to the whole process group, and it is the parent's to stop.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._pool.submit(_judge, part)
+            for _ in range(n):
+                asked, asking = context.Pipe()
+                process = context.Process(target=_work, args=(judging_alone(config), self._stopped, asking))
+                process.start()
+                asking.close()  # so that its end is the end of the pipe
+                self._processes.append((process, asked))
+                self._idle.put(asked)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def submit(self, part: Part) -> Future[Judged]:
+        """Have a part judged."""
+        return self._threads.submit(self._ask, part)
+
+    def _ask(self, part: Part) -> Judged:
+        asked = self._idle.get()  # there is one: there are no more threads than processes
+        try:
+            asked.send(part)
+            answer = asked.recv()
+        except (EOFError, OSError) as error:
+            raise ChildProcessError from error
+        finally:
+            self._idle.put(asked)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
     def broken(self, error: Exception) -> AgentError | None:
         """A process has died."""
-        if isinstance(error, BrokenProcessPool):
+        if isinstance(error, ChildProcessError):
             return AgentError("a process that judges recordings has ended, expected it to go on (out of memory?)")
         return None
 
     def close(self) -> None:
         """Stop working; what is not done is not wanted."""
         self._stopped.value = True
-        self._pool.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
+        for process, asked in self._processes:
+            asked.close()
+            process.join()
 
 
 class Workers:
@@ -352,23 +386,26 @@ def _blocks_of(part: Part, recording: Recording) -> Iterator[AudioBlock]:
         yield from recording.blocks()
 
 
-_worker: Worker
-
-
-def _begin(config: Config, stopped: ctypes.c_bool) -> None:
-    """Called once in each process, before all else."""
-    global _worker  # noqa: PLW0603  the executor knows no other way to keep something in a process
+def _work(config: Config, stopped: ctypes.c_bool, asking: Answering) -> None:
+    """All that a process does, until nobody asks any more."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _worker = Worker(config, lambda: stopped.value)
+    worker = Worker(config, lambda: stopped.value)
+    with suppress(EOFError, OSError):  # the parent has let go
+        while True:
+            asking.send(_answer_of(worker, asking.recv()))
+
+
+def _answer_of(worker: Worker, part: Part) -> Judged | Exception:
+    try:
+        return worker.judge(part)
+    except Exception as error:  # noqa: BLE001  raised again by who asked
+        error.add_note(traceback.format_exc())
+        return error
 
 
 def _end_with(parent: int) -> None:
     """A process whose parent was killed would wait for it for good."""
     connection.wait([parent])
     os._exit(1)
-
-
-def _judge(part: Part) -> Judged:
-    return _worker.judge(part)

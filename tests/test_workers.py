@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -186,7 +185,7 @@ def test_a_process_that_died_before_it_is_asked_is_said(judge: Judge, tmp_path: 
     crew, stop = Processes(judge.config, 1), Stop()
     answer = crew.submit(Part(day, "mix", 0, None, lead=0))
     kill_workers()
-    assert isinstance(answer.exception(), BrokenProcessPool)
+    assert isinstance(answer.exception(), ChildProcessError)
     if stopped:
         stop.set()
 
@@ -197,6 +196,19 @@ def test_a_process_that_died_before_it_is_asked_is_said(judge: Judge, tmp_path: 
             nullcontext() if stopped else pytest.raises(AgentError, match="a process that judges recordings has ended")
         ):
             assert list(predictions) == []
+
+
+def test_what_is_said_instead_of_taking_a_part_is_told_in_its_turn(judge: Judge, tmp_path: Path) -> None:
+    """It is not raised while the answers to other parts are still to come."""
+    day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
+    crew = Processes(judge.config, 1)
+    crew.close()
+
+    with Workers(judge, crew, [day], "mix", stop=Stop()) as workers, open_recording(day) as recording:
+        predictions = workers.predictions(recording)
+        assert predictions is not None
+        with pytest.raises(RuntimeError, match="shutdown"):
+            next(predictions)
 
 
 @pytest.mark.parametrize(
