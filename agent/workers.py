@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Protocol, Self, TypeAlias
@@ -146,6 +146,7 @@ class Processes:
         self._threads = ThreadPoolExecutor(n)
         self._idle: SimpleQueue[Asked] = SimpleQueue()
         self._processes: list[tuple[BaseProcess, Asked]] = []
+        resource_tracker.ensure_running()  # it unblocks SIGINT as it starts
         # A child keeps this mask: Ctrl-C goes to the whole process group, and it is the parent's to stop.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -198,6 +198,16 @@ def test_a_process_that_died_before_it_is_asked_is_said(judge: Judge, tmp_path: 
             assert list(predictions) == []
 
 
+def test_ctrl_c_is_left_to_the_parent(judge: Judge) -> None:
+    """It goes to all processes of a terminal; those that judge do not hear it, from their first instruction on."""
+    crew = Processes(judge.config, 2)
+
+    masks = [Path(f"/proc/{child}/status").read_text().split("SigBlk:")[1].split()[0] for child in workers_here()]
+    crew.close()
+
+    assert [int(mask, 16) >> (signal.SIGINT - 1) & 1 for mask in masks] == [1, 1]
+
+
 def test_what_is_said_instead_of_taking_a_part_is_told_in_its_turn(judge: Judge, tmp_path: Path) -> None:
     """It is not raised while the answers to other parts are still to come."""
     day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
@@ -226,10 +236,13 @@ def test_as_many_processes_as_the_sound_is_worth(
     assert worthwhile(files, "mix") == expected
 
 
+def workers_here() -> list[int]:
+    return [child for child in children_of(os.getpid()) if "resource_tracker" not in command_of(child)]
+
+
 def kill_workers() -> None:
-    for child in children_of(os.getpid()):
-        if "resource_tracker" not in command_of(child):
-            os.kill(child, signal.SIGKILL)
+    for child in workers_here():
+        os.kill(child, signal.SIGKILL)
 
 
 def children_of(process: int) -> list[int]:
