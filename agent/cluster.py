@@ -9,6 +9,7 @@ import functools
 import logging
 import threading
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any
 
 from agent import __version__
@@ -53,27 +54,41 @@ class Cluster:
         if self.n == 0:
             self._client.close()
             raise ClusterError(f"--dask {scheduler}: the scheduler has no workers, expected at least one")
-        self._lost: tuple[type[Exception], ...] = (distributed.scheduler.KilledWorker, CancelledError, OSError)
+        self._lost: tuple[type[Exception], ...] = (
+            distributed.scheduler.KilledWorker,
+            distributed.client.ClosedClientError,
+            CancelledError,
+            OSError,
+        )
         self._executor = self._client.get_executor(pure=False, retries=TRIES)
         self._work = functools.partial(
             judge_part, judging_alone(judge.config).model_dump_json(), judge.model.sha256, __version__
         )
 
     def submit(self, part: Part) -> Future[Judged]:
-        """Have a part judged by whichever worker is free."""
-        future: Future[Judged] = self._executor.submit(self._work, part)
+        """Have a part judged by whichever worker is free.
+
+        Raises:
+            ClusterError: the cluster is gone.
+        """
+        try:
+            future: Future[Judged] = self._executor.submit(self._work, part)
+        except self._lost as error:
+            raise self._gone(error) from error
         return future
 
     def broken(self, error: Exception) -> AgentError | None:
         """The scheduler is gone, or a part has taken worker after worker with it."""
-        if isinstance(error, self._lost):
-            reason = str(error) or type(error).__name__
-            return ClusterError(f"--dask {self._scheduler}: the cluster does not go on ({reason.splitlines()[0]})")
-        return None
+        return self._gone(error) if isinstance(error, self._lost) else None
+
+    def _gone(self, error: Exception) -> ClusterError:
+        reason = str(error) or type(error).__name__
+        return ClusterError(f"--dask {self._scheduler}: the cluster does not go on ({reason.splitlines()[0]})")
 
     def close(self) -> None:
         """Let go of the cluster, which stays."""
-        self._executor.shutdown(wait=False)
+        with suppress(*self._lost):  # it has gone by itself
+            self._executor.shutdown(wait=False)
         self._client.close()
 
 

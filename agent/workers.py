@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,8 +42,8 @@ WHOLE_MAX_S = 600.0  # what cannot be heard in parts and is longer would be a lo
 PARTS_AHEAD = 2  # for each process
 NO_EMBEDDING = np.empty(0, np.float32)
 
-Asked: TypeAlias = "connection.Connection[Part, Judged | Exception]"
-Answering: TypeAlias = "connection.Connection[Judged | Exception, Part]"
+Asked: TypeAlias = "connection.Connection[Part, Judged | RecordingError]"
+Answering: TypeAlias = "connection.Connection[Judged | RecordingError, Part]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,11 @@ class Crew(Protocol):
     n: int
 
     def submit(self, part: Part) -> Future[Judged]:
-        """Have a part judged."""
+        """Have a part judged.
+
+        Raises:
+            AgentError: nobody is there any more.
+        """
 
     def broken(self, error: Exception) -> AgentError | None:
         """What to tell if this came instead of a part; None for an error that is the part's own."""
@@ -173,7 +176,7 @@ class Processes:
             raise ChildProcessError from error
         finally:
             self._idle.put(asked)
-        if isinstance(answer, Exception):
+        if isinstance(answer, RecordingError):
             raise answer
         return answer
 
@@ -268,15 +271,7 @@ class Workers:
 
     def _fill(self) -> None:
         for part in itertools.islice(self._parts, self._most - len(self._waiting)):
-            self._waiting.append((self._numbers[str(part.file)], self._submitted(part)))
-
-    def _submitted(self, part: Part) -> Future[Judged]:
-        try:
-            return self._crew.submit(part)
-        except Exception as error:  # noqa: BLE001  the crew broke since its last answer: told when it is this part's turn
-            answer: Future[Judged] = Future()
-            answer.set_exception(error)
-            return answer
+            self._waiting.append((self._numbers[str(part.file)], self._crew.submit(part)))
 
     def _parts_of(self, file: Source, channel: Channel, period_s: int) -> Iterator[Part]:
         """The parts of one file; none if it is to be judged here, or cannot be opened, which is said there."""
@@ -398,11 +393,10 @@ def _work(config: Config, stopped: ctypes.c_bool, asking: Answering) -> None:
             asking.send(_answer_of(worker, asking.recv()))
 
 
-def _answer_of(worker: Worker, part: Part) -> Judged | Exception:
+def _answer_of(worker: Worker, part: Part) -> Judged | RecordingError:
     try:
         return worker.judge(part)
-    except Exception as error:  # noqa: BLE001  raised again by who asked
-        error.add_note(traceback.format_exc())
+    except RecordingError as error:
         return error
 
 

@@ -20,7 +20,7 @@ from agent.stop import Stop
 from agent.values import SoundEvent
 from agent.wavfile import Source, open_recording
 from agent.workers import Part, Workers, judging_alone
-from tests.broker import free_port
+from tests.broker import free_port, wait_until
 from tests.commands import Caller
 from tests.wail import wail
 
@@ -111,13 +111,13 @@ def test_no_cluster_is_said(judge: Judge) -> None:
 
 
 def test_a_cluster_that_goes_away_is_said(street: Path, judge: Judge) -> None:
-    """The scheduler ends in the middle: an error that says so, not a wait for good."""
+    """The scheduler ends in the middle: an error that says so, not a wait for good; and no more is asked of it."""
     file = street / "a-long.flac"
     with (
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=":0"
         ) as cluster,
-        Workers(judge, Cluster(cluster.scheduler_address, judge), [file], "mix", stop=Stop()) as workers,
+        Workers(judge, crew := Cluster(cluster.scheduler_address, judge), [file], "mix", stop=Stop()) as workers,
         open_recording(file) as recording,
     ):
         predictions = workers.predictions(recording)
@@ -126,6 +126,9 @@ def test_a_cluster_that_goes_away_is_said(street: Path, judge: Judge) -> None:
         cluster.close()
         with pytest.raises(AgentError, match="the cluster does not go on"):
             list(predictions)
+        wait_until(lambda: crew._client.status == "closed", "the client to give up")
+        with pytest.raises(ClusterError, match="the cluster does not go on"):
+            crew.submit(Part(file, "mix", 0, None, lead=0))
 
 
 def test_workers_must_be_the_same_agent(judge: Judge, street: Path) -> None:

@@ -208,19 +208,6 @@ def test_ctrl_c_is_left_to_the_parent(judge: Judge) -> None:
     assert [int(mask, 16) >> (signal.SIGINT - 1) & 1 for mask in masks] == [1, 1]
 
 
-def test_what_is_said_instead_of_taking_a_part_is_told_in_its_turn(judge: Judge, tmp_path: Path) -> None:
-    """It is not raised while the answers to other parts are still to come."""
-    day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
-    crew = Processes(judge.config, 1)
-    crew.close()
-
-    with Workers(judge, crew, [day], "mix", stop=Stop()) as workers, open_recording(day) as recording:
-        predictions = workers.predictions(recording)
-        assert predictions is not None
-        with pytest.raises(RuntimeError, match="shutdown"):
-            next(predictions)
-
-
 @pytest.mark.parametrize(
     ("duration_s", "cores", "expected"),
     [(0, 8, 1), (WORTH_S, 8, 1), (2 * WORTH_S, 8, 2), (100 * WORTH_S, 8, 8), (100 * WORTH_S, 1, 1)],
