@@ -165,15 +165,13 @@ def test_processes_do_not_run_far_ahead(judge: Judge, tmp_path: Path) -> None:
 def test_a_process_that_dies_is_said(judge: Judge, tmp_path: Path) -> None:
     """When the system kills a process, the replay does not wait for it."""
     day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
+    crew = Processes(judge.config, 1)
 
-    with (
-        Workers(judge, Processes(judge.config, 1), [day], "mix", stop=Stop()) as workers,
-        open_recording(day) as recording,
-    ):
+    with Workers(judge, crew, [day], "mix", stop=Stop()) as workers, open_recording(day) as recording:
         predictions = workers.predictions(recording)
         assert predictions is not None
         next(predictions)
-        kill_workers()
+        kill(crew)
         with pytest.raises(AgentError, match="a process that judges recordings has ended"):
             list(predictions)
 
@@ -184,7 +182,7 @@ def test_a_process_that_died_before_it_is_asked_is_said(judge: Judge, tmp_path: 
     day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
     crew, stop = Processes(judge.config, 1), Stop()
     answer = crew.submit(Part(day, "mix", 0, None, lead=0))
-    kill_workers()
+    kill(crew)
     assert isinstance(answer.exception(), ChildProcessError)
     if stopped:
         stop.set()
@@ -202,10 +200,11 @@ def test_ctrl_c_is_left_to_the_parent(judge: Judge) -> None:
     """It goes to all processes of a terminal; those that judge do not hear it, from their first instruction on."""
     crew = Processes(judge.config, 2)
 
-    masks = [Path(f"/proc/{child}/status").read_text().split("SigBlk:")[1].split()[0] for child in workers_here()]
+    status = [Path(f"/proc/{worker.pid}/status").read_text() for worker, _ in crew._processes]
     crew.close()
 
-    assert [int(mask, 16) >> (signal.SIGINT - 1) & 1 for mask in masks] == [1, 1]
+    masks = [int(text.split("SigBlk:")[1].split()[0], 16) for text in status]
+    assert [mask >> (signal.SIGINT - 1) & 1 for mask in masks] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -223,13 +222,9 @@ def test_as_many_processes_as_the_sound_is_worth(
     assert worthwhile(files, "mix") == expected
 
 
-def workers_here() -> list[int]:
-    return [child for child in children_of(os.getpid()) if "resource_tracker" not in command_of(child)]
-
-
-def kill_workers() -> None:
-    for child in workers_here():
-        os.kill(child, signal.SIGKILL)
+def kill(crew: Processes) -> None:
+    for process, _ in crew._processes:
+        process.kill()
 
 
 def children_of(process: int) -> list[int]:
