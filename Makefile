@@ -39,7 +39,7 @@ model: $(VENV)/dev.stamp  ## the default model anew (make model US8K=DIR ESC10=D
 	$(BIN)/urbansound-model crossvalidate $(TRAINING) --peer $(YAMNET) --out $(BUILD)/crossvalidation
 	$(BIN)/urbansound-model build $(TRAINING) --results $(BUILD)/crossvalidation --out $(BUILD)/model
 	$(BIN)/urbansound-model tune --model $(BUILD)/model --crossvalidation $(BUILD)/crossvalidation --calibrated $(DATA) \
-	  --budget 3 --hours 8
+	  --budget 4 --hours 8
 
 clean:
 	rm -rf $(VENV)

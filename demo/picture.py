@@ -133,7 +133,7 @@ def _draw_likelihoods(
 ) -> None:
     for one in soundings:
         axes.axvspan(one.onset_s, one.onset_s + one.duration_s, color=SHADE, linewidth=0)
-    starts = sorted({judge.rules[label].on for label in colours})
+    starts = sorted({rule.on for label, rule in judge.rules.items() if label in colours})
     for on in starts:
         axes.axhline(on, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     if starts:
@@ -152,7 +152,7 @@ def _draw_likelihoods(
         times_s, track = hearing.times_s[:, column], hearing.likelihoods[:, column]
         axes.plot(times_s, track, color=colour, linewidth=1.7)
         highest = int(track.argmax())
-        if track[highest] >= judge.rules[label].on:
+        if label in judge.rules and track[highest] >= judge.rules[label].on:
             axes.annotate(
                 label,
                 (times_s[highest], track[highest]),

@@ -1,13 +1,12 @@
 """Training windows: a cut of a clip, changed as streets, distances and microphones change it.
 
 In: sounds at the front end's rate. Out: batches of windows at the card's levels with soft labels, and the sound that
-each was made of, for teachers. Sounds are sped up, slowed down and mixed as waveforms; what rooms, microphones and
-codecs do to them, the window alone has: the network is to hear through it.
+each was made of, for teachers. Sounds are sped up, slowed down and mixed as waveforms. What microphones and codecs do
+to them, the window alone has, and has little of it: it is not what the teacher hears.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,6 @@ from model_export.networks import Likelihoods
 AUDIBLE_DB, MASKED_DB = -6.0, -18.0  # relative to the other sound of a mixture
 SILENCE_DB = -120.0  # below this there is nothing to set a level by
 ENVELOPE_SAMPLES = 350  # the loudness of a cut is the mean of the peaks of pieces this long
-STYLE_FLOOR_DB = 1.0  # a band that hardly moves has no style of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +38,10 @@ class Augmentation:
         background_snr_db: how far below.
         speed_probability: that the sound is played faster or slower, its pitch with it.
         speed: the slowest and the fastest, as a factor.
-        style_probability: that the bands' levels and their spread are drawn towards those of another clip.
-        style_concentration: of the beta distribution that says how far; small is none or all.
-        room_probability, overload_probability, telephone_probability: of what `impairments` does.
+        overload_probability, telephone_probability: of what `impairments` does.
         colour_db: of a smooth frequency response.
-        masks: stretches of time, and as many of frequency, that are blotted out.
-        mask_frames: their length, at most.
-        mask_bands: their height, at most.
 
-    Source: mixup, Zhang et al., ICLR 2018; SpecAugment, Park et al., Interspeech 2019; the style of frequency bands,
-    Kim et al., "Domain generalization on efficient acoustic scene classification using residual normalization" and
-    Schmid et al., "Freq-MixStyle", DCASE 2022, after Zhou et al., MixStyle, ICLR 2021.
+    Source: mixup, Zhang et al., ICLR 2018.
     """
 
     gain_db: tuple[float, float] = (-35.0, 6.0)
@@ -61,15 +52,9 @@ class Augmentation:
     background_snr_db: tuple[float, float] = (3.0, 30.0)
     speed_probability: float = 0.8
     speed: tuple[float, float] = (0.67, 1.5)
-    style_probability: float = 0.4
-    style_concentration: float = 0.4
-    room_probability: float = 0.1
     overload_probability: float = 0.03
     telephone_probability: float = 0.03
-    colour_db: float = 9.0
-    masks: int = 2
-    mask_frames: int = 10
-    mask_bands: int = 8
+    colour_db: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -90,12 +75,6 @@ class TrainingClips:
     n_labels: int
     background: int
 
-    @cached_property
-    def styles(self) -> Sequence[tuple[FloatArray, FloatArray]]:
-        """Of each clip that is not silent, its bands' levels and their spread, float32 (n_mels,) both."""
-        log_mel = LogMel(DEEP)
-        return [_style(log_mel.frames(sound)) for sound in self.sounds if level_db(sound) > SILENCE_DB]
-
 
 class Example(NamedTuple):
     """What is trained on at once.
@@ -103,7 +82,7 @@ class Example(NamedTuple):
     Attributes:
         window: float32 (n_frames, n_mels).
         label: float32 (n_labels,), in [0, 1].
-        sound: float32 (window_length,), what the window was made of, before impairments, gain, colour and masks.
+        sound: float32 (window_length,), what the window was made of, before impairments, gain and colour.
     """
 
     window: FloatArray
@@ -194,10 +173,8 @@ class WindowDrawer:
             ground = self._cut(int(rng.choice(self._of_label[self._clips.background])), rng)
             sound = _at_snr(sound, ground, rng.uniform(*how.background_snr_db))
         window = self._log_mel.frames(self._impaired(sound, rng))
-        if rng.random() < how.style_probability:
-            window = self._restyled(window, rng)
         window = window + np.float32(rng.uniform(*how.gain_db)) + self._microphone_colour(rng)
-        return Example(self._masked(at_card_level(window), rng), label, sound)
+        return Example(at_card_level(window), label, sound)
 
     def _one_hot(self, index: int) -> FloatArray:
         label = np.zeros(self._clips.n_labels, np.float32)
@@ -216,8 +193,6 @@ class WindowDrawer:
 
     def _impaired(self, sound: FloatArray, rng: np.random.Generator) -> FloatArray:
         how, rate_hz = self._how, FRONT_END.sample_rate_hz
-        if rng.random() < how.room_probability:
-            sound = impairments.in_a_room(sound, rate_hz, rng)
         if rng.random() < how.overload_probability:
             sound = impairments.overloaded(sound, rng)
         if rng.random() < how.telephone_probability:
@@ -239,36 +214,11 @@ class WindowDrawer:
         padded: FloatArray = np.pad(cut, (0, n_samples - len(cut)))
         return padded
 
-    def _restyled(self, window: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Each band's level and spread, drawn towards those of another clip; the level of the whole is kept."""
-        mean, deviation = _style(window)
-        styles = self._clips.styles
-        other_mean, other_deviation = styles[int(rng.integers(len(styles)))]
-        share = np.float32(rng.beta(self._how.style_concentration, self._how.style_concentration))
-        other_mean = other_mean + (mean.mean() - other_mean.mean())
-        new_mean = share * mean + (1 - share) * other_mean
-        new_deviation = share * deviation + (1 - share) * other_deviation
-        restyled: FloatArray = (window - mean) / deviation * new_deviation + new_mean
-        return restyled
-
     def _microphone_colour(self, rng: np.random.Generator) -> FloatArray:
         """A smooth frequency response: a few random points, joined."""
         points = rng.uniform(-1.0, 1.0, 5) * self._how.colour_db * rng.random()
         response: FloatArray = np.interp(np.linspace(0, 4, FRONT_END.n_mels), np.arange(5), points).astype(np.float32)
         return response
-
-    def _masked(self, window: FloatArray, rng: np.random.Generator) -> FloatArray:
-        how = self._how
-        window = window.copy()
-        fill = window.mean()
-        for _ in range(how.masks):
-            width = int(rng.integers(0, how.mask_frames + 1))
-            start = int(rng.integers(0, FRONT_END.n_frames - width + 1))
-            window[start : start + width] = fill
-            width = int(rng.integers(0, how.mask_bands + 1))
-            start = int(rng.integers(0, FRONT_END.n_mels - width + 1))
-            window[:, start : start + width] = fill
-        return window
 
 
 def draws(targets: NDArray[np.int64], recordings: Sequence[str]) -> NDArray[np.float64]:
@@ -317,8 +267,3 @@ def _louder_of_two(sound: FloatArray, taken: int, rng: np.random.Generator) -> i
 def _loudness(sound: FloatArray) -> float:
     pieces = np.abs(sound[: len(sound) // ENVELOPE_SAMPLES * ENVELOPE_SAMPLES]).reshape(-1, ENVELOPE_SAMPLES)
     return float(pieces.max(axis=1).mean())
-
-
-def _style(log_mel: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Each band's mean and standard deviation over time, float32 (n_mels,) both."""
-    return log_mel.mean(axis=0), np.maximum(log_mel.std(axis=0), np.float32(STYLE_FLOOR_DB))

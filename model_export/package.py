@@ -304,8 +304,8 @@ of its first convolution sum to 0, so that it does not know the level. MLP 512-1
 {recipe["likelihoods"]}. {training["parameters"]:,} parameters while training. Full int8, int8 in and out.
 
 Trained from scratch in {recipe["epochs"]} epochs of AdamW under a one-cycle schedule, with gain, mixtures, backgrounds,
-changes of speed, rooms, overloads, telephones, frequency styles of other clips, SpecAugment and weight averaging, then
-{recipe["calm_epochs"]} calm ones with little mixing; recordings count by the square root of their clips. It took
+changes of speed, overloads, telephones, a little colour and weight averaging, then {recipe["calm_epochs"]} calm ones
+with little mixing; recordings count by the square root of their clips. It took
 {training["duration_s"]} s on the machine that made it. {_taught_by(training["teachers"])}
 {_labels(recipe, training["teachers"])}
 

@@ -34,11 +34,8 @@ CALM = Augmentation(
     same_label_probability=0.0,
     mixup_probability=0.15,
     background_probability=0.3,
-    style_probability=0.0,
-    room_probability=0.0,
     overload_probability=0.0,
     telephone_probability=0.0,
-    masks=1,
 )
 SETTLING_BATCHES = 80  # of windows, for the units of the lessons
 SEEDS_BETWEEN = 10  # generations: a generation takes a few

@@ -14,7 +14,7 @@ often wrong than right there is not told.
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from agent.errors import UsageError
 from agent.model_card import EventCard, EventNumbers
 from agent.values import EventRule
-from model_export.detection import Counts, Truth
+from model_export.detection import Counts, Truth, total
 from model_export.tracks import Track, at_threshold, events_of_candidates
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ N_DRAWS = 400
 BOOTSTRAP_SEED = 0
 CLEAR = 0.1  # a gain that is there in all but this fraction of the draws
 CAUTIONS = (0.0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
-RIGHT = 0.5  # of a label's events, at least, on scenes that its rule was not chosen on; else it is not told
+RIGHT = 0.5  # of a label's events, at least, in the mean of the folds that its rule was not chosen on; else not told
 SPENT = (0.5, 1.0)  # of the budget, while choosing: the rest is for other streets
 HOUR_S = 3600.0
 
@@ -215,37 +215,52 @@ def _ways(evidence: Evidence, budget: float) -> Iterator[Tried]:
     """The card's numbers; one rule for all; a rule for each label, with more and more caution."""
     everywhere = range(len(evidence.groups))
     card = dict.fromkeys(evidence.labels, len(next(iter(evidence.candidates.values()))) - 1)
-    silence = {label: _silence(rules) for label, rules in evidence.candidates.items()}
-    kept, untold = evidence.chosen(card, everywhere), evidence.chosen(silence, everywhere)
+    kept = evidence.chosen(card, everywhere)
     yield Tried("the card's", None, None, kept, kept, card)
     for within, caution in ((budget, None), *itertools.product([spent * budget for spent in SPENT], CAUTIONS)):
 
-        def choose(groups: Sequence[int], within: float = within, caution: float | None = caution) -> Choice:
+        def choose(
+            groups: Sequence[int],
+            told: Collection[str] | None,
+            within: float = within,
+            caution: float | None = caution,
+        ) -> Choice:
             if caution is None:
                 return one_rule(evidence, groups, within)
-            return rule_for_each_label(evidence, groups, within, caution)
+            return rule_for_each_label(evidence, groups, within, caution, told)
 
-        choice = choose(everywhere)
-        silent = {label: place for label, place in choice.items() if evidence.is_silent(label, place)}
-        held_out = _held_out(evidence, choose, silent)
-        if caution is not None:
-            wrong = {label: silence[label] for label, counts in held_out.items() if counts.precision < RIGHT}
-            choice |= wrong
-            held_out |= {label: untold[label] for label in wrong}
+        choice = choose(everywhere, None)
+        told = {label for label, place in choice.items() if not evidence.is_silent(label, place)}
+        folds = _held_out(evidence, choose, told)
+        while caution is not None and (wrong := {label for label in told if _right(folds, label) < RIGHT}):
+            told -= wrong
+            choice = choose(everywhere, told)
+            folds = _held_out(evidence, choose, told)
         name = "one rule" if caution is None else "a rule for each label"
+        held_out = {label: total(fold[label] for fold in folds) for label in evidence.labels}
         yield Tried(name, within, caution, evidence.chosen(choice, everywhere), held_out, choice)
 
 
-def _held_out(evidence: Evidence, choose: Callable[[Sequence[int]], Choice], silent: Choice) -> dict[str, Counts]:
-    """What is chosen without each fold in turn, on that fold; what is not told in the end cries no wolf."""
+def _held_out(
+    evidence: Evidence, choose: Callable[[Sequence[int], Collection[str]], Choice], told: Collection[str]
+) -> list[dict[str, Counts]]:
+    """Of each fold, what is chosen without it does on it; the labels that are told are those told in the end."""
     groups = range(len(evidence.groups))
-    held_out: dict[str, Counts] = dict.fromkeys(evidence.labels, Counts())
+    folds = []
     for unit in sorted(set(evidence.units)):
         test = [group for group in groups if evidence.units[group] == unit]
         train = [group for group in groups if evidence.units[group] != unit]
-        tested = evidence.chosen(choose(train) | silent, test)
-        held_out = {label: counts + tested[label] for label, counts in held_out.items()}
-    return held_out
+        folds.append(evidence.chosen(choose(train, told), test))
+    return folds
+
+
+def _right(folds: Sequence[dict[str, Counts]], label: str) -> float:
+    """How many of a label's events are right, in the mean of the folds where it is told; 0 if it is told in none.
+
+    The fold whose network says a label most often, and most often wrongly, counts no more than the others.
+    """
+    told = [fold[label].precision for fold in folds if fold[label].told]
+    return sum(told) / len(told) if told else 0.0
 
 
 def _best(tried: Sequence[Tried], evidence: Evidence, budget: float) -> Tried:
@@ -289,21 +304,29 @@ def one_rule(evidence: Evidence, groups: Sequence[int], budget: float) -> Choice
     return dict.fromkeys(evidence.labels, int(np.argmax(np.where(false_alarms <= allowed, worths, -1.0))))
 
 
-def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float, caution: float) -> Choice:
+def rule_for_each_label(
+    evidence: Evidence, groups: Sequence[int], budget: float, caution: float, told: Collection[str] | None = None
+) -> Choice:
     """From the best rule for all on, what clearly pays for a label, and what the budget demands of it.
 
-    A label that no rule clearly pays for, compared with silence, is not told. What a label's rule adds to the worth of
-    all is linear in its counts, near the worth that there is. A false alarm has a price; the lowest price at which the
-    budget is kept is used, and if none does, the highest.
+    A label that no rule clearly pays for, compared with silence, is not told, unless it is said which ones are `told`:
+    then these are, and no others. What a label's rule adds to the worth of all is linear in its counts, near the worth
+    that there is. A false alarm has a price; the lowest price at which the budget is kept is used, and if none does,
+    the highest.
     """
     start = one_rule(evidence, groups, np.inf)
     allowed = evidence.allowed(groups, budget)
     counts = evidence.counts[list(groups)]  # (n_groups, n_labels, n_candidates, 7)
     gains = _gains(counts, start, evidence.labels)  # (n_groups, n_labels, n_candidates)
     silence = {label: _silence(rules) for label, rules in evidence.candidates.items()}
-    pays = _sure_gains(_compared_with(gains, silence, evidence.labels)).max(axis=1) > 0.0  # (n_labels,)
+    if told is None:
+        pays = _sure_gains(_compared_with(gains, silence, evidence.labels)).max(axis=1) > 0.0  # (n_labels,)
+    else:
+        pays = np.array([label in told for label in evidence.labels])
     start = {label: start[label] if pays[place] else silence[label] for place, label in enumerate(evidence.labels)}
     sure = _sure_gains(_compared_with(gains, start, evidence.labels))  # (n_labels, n_candidates)
+    if told is not None:
+        sure[_are_silent(evidence) & pays[:, None]] = -np.inf
     false_alarms = evidence.false_alarms(groups, caution)
     choice = start
     for price in (0.0, *np.geomspace(1e-5, 1.0, 51)):
@@ -316,6 +339,11 @@ def rule_for_each_label(evidence: Evidence, groups: Sequence[int], budget: float
         if sum(false_alarms[place, choice[label]] for place, label in enumerate(evidence.labels)) <= allowed:
             break
     return choice
+
+
+def _are_silent(evidence: Evidence) -> NDArray[np.bool_]:
+    """Which candidates tell nothing, (n_labels, n_candidates)."""
+    return np.array([[rule.is_silent for rule in evidence.candidates[label]] for label in evidence.labels])
 
 
 def _silence(candidates: Sequence[EventRule]) -> int:

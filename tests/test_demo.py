@@ -127,7 +127,14 @@ def test_the_picture_shows_what_the_network_is_given() -> None:
     assert hearing.times_s[-1].max() < hearing.duration_s
 
 
-@pytest.mark.parametrize("events", [[Heard("siren", 1.2, 3.1, 0.9), Heard("drilling", 4.0, 4.5, 0.5)], []])
+@pytest.mark.parametrize(
+    "events",
+    [
+        [Heard("siren", 1.2, 3.1, 0.9), Heard("drilling", 4.0, 4.5, 0.5)],
+        [Heard("air_conditioner", 1.2, 3.1, 0.9)],  # which the default model does not tell
+        [],
+    ],
+)
 def test_a_picture_is_written(tmp_path: Path, events: list[Heard]) -> None:
     """There is a PNG where it was asked for, its folder made, whatever was heard."""
     file = tmp_path / "build" / "demo.png"

@@ -19,21 +19,6 @@ def tone(frequency_hz: float) -> FloatArray:
     return samples
 
 
-def test_a_room_goes_on_after_the_sound(rng: np.random.Generator) -> None:
-    """A click is heard at once and unchanged, and then decays."""
-    click = np.zeros(RATE_HZ, np.float32)
-    click[1_000] = 0.5
-
-    heard = impairments.in_a_room(click, RATE_HZ, rng)
-
-    assert heard.shape == click.shape
-    assert heard.dtype == np.float32
-    assert heard[1_000] == pytest.approx(0.5, abs=1e-4)
-    np.testing.assert_allclose(heard[:1_000], 0.0, atol=1e-5)
-    early, late = (float(np.sum(heard[start : start + 800] ** 2)) for start in (1_400, 2_600))
-    assert early > late > 0.0
-
-
 def test_an_overload_cuts_the_peaks_off(rng: np.random.Generator) -> None:
     """Nothing reaches higher than the ceiling, and much reaches it; what is below stays."""
     sound = tone(440.0)
@@ -63,7 +48,6 @@ def test_silence_stays_silence(rng: np.random.Generator) -> None:
 
     for heard in (
         impairments.overloaded(silence, rng),
-        impairments.in_a_room(silence, RATE_HZ, rng),
         impairments.over_the_telephone(silence, RATE_HZ),
     ):
         np.testing.assert_array_equal(heard, silence)

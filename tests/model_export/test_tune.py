@@ -151,6 +151,39 @@ def test_a_label_that_is_more_often_wrong_than_right_elsewhere_is_not_told() -> 
         assert one.fitted["siren"].hits == 4
 
 
+def test_a_label_that_is_told_is_held_out_in_every_fold() -> None:
+    """Two folds have dogs, the third has what passes for one. All three tell dogs; without one of the two, none would.
+
+    What dogs are worth elsewhere is said of all of them, not of the folds alone whose rest happens to tell them.
+    """
+    dogs = {0: (0.95, 0.1), 1: (0.95, 0.1), 2: (0.2, 0.95)}
+    tracks = scenes(lambda group: {"siren": (0.95, 0.1), "dog_bark": dogs[group % 3]})
+
+    tuning = tune(tracks, RULES, EVENTS, budget=1_000.0)
+
+    of_labels = [one for one in tuning.tried if one.name == "a rule for each label"]
+    assert {one.held_out["dog_bark"].told for one in of_labels} == {12}
+
+
+def test_a_fold_that_says_a_label_often_counts_no_more_than_the_others() -> None:
+    """One of one dog is right in the first fold, four of eight in the second, two of six in the third: dogs are told.
+
+    All together, seven of fifteen would be too few.
+    """
+    right = {0, 1, 4, 7, 10, 2, 5}
+    tracks = scenes(
+        lambda group: {
+            "siren": (0.95 if group < 4 else 0.1, 0.1),
+            "dog_bark": (0.95 if group in right else 0.1, 0.95 if group % 3 else 0.1),
+        }
+    )
+
+    tuning = tune(tracks, RULES, EVENTS, budget=1_000.0)
+
+    for one in tuning.tried:
+        assert (one.held_out["dog_bark"].hits, one.held_out["dog_bark"].told) == (7, 15)
+
+
 def test_where_none_keeps_the_budget_the_quietest_is_taken() -> None:
     """A false alarm that is as sure as can be cannot be chosen away."""
     tuning = tune(scenes(lambda _: {"siren": (1.0, 1.0), "dog_bark": (0.9, 0.1)}), RULES, EVENTS, budget=2.0)
