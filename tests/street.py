@@ -27,7 +27,7 @@ SIREN = "fold3/184623-8-0-0.ogg"
 CLIPS = (
     SIREN,
     "fold1/164312-3-1-0.ogg",
-    "fold1/174290-6-0-0.ogg",
+    "fold1/77246-6-0-0.ogg",
     "fold1/103074-7-0-2.ogg",
     "fold1/159738-8-0-1.ogg",
 )
@@ -75,7 +75,7 @@ def _written(samples: Pcm, file: Path) -> Sound:
 
 @pytest.fixture(scope="session")
 def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """A siren, a dog, a shot, a jackhammer and another siren, with silence around each; 31.6 s."""
+    """A siren, a dog, a shot, a jackhammer and another siren, with silence around each; 30.9 s."""
     parts = [silence(BEFORE_S)]
     for name in CLIPS:
         parts += [clip(recordings, name), silence(BETWEEN_S)]
@@ -84,7 +84,7 @@ def street(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 @pytest.fixture(scope="session")
 def corner(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Sound:
-    """A dog and a shot: the shortest street with more than one event; 10.1 s."""
+    """A dog and a shot: the shortest street with more than one event; 9.3 s."""
     parts = [silence(BEFORE_S)]
     for name in CLIPS[1:3]:
         parts += [clip(recordings, name), silence(BETWEEN_S)]
