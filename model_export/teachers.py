@@ -30,7 +30,7 @@ FRAME_HOP_S, TAPER_S, MEL_RANGE_HZ = 0.010, 0.025, (125.0, 7_500.0)
 VARIANCE_FLOOR = 0.02  # of the mean variance: values that hardly move are not blown up
 EMBEDDING_LAYER = "maximum"
 MOST_UNITS = 6.0  # a component is learnt up to: a sound unlike all others, such as silence, must not drown the rest
-N_COMPONENTS = 48  # of an embedding: more do not help a linear layer to tell our labels apart (docs/model.md)
+N_COMPONENTS = 48  # of an embedding: more do not help a linear layer to tell our labels apart (docs/experiments.md)
 
 Places = NDArray[np.float64]
 
