@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     configured = argparse.ArgumentParser(add_help=False)
     configured.add_argument("--config", type=Path, metavar="FILE", help="the TOML file (default: all defaults)")
+    judging = argparse.ArgumentParser(add_help=False)
+    judging.add_argument(
+        "--inference",
+        choices=("auto", "streaming", "windowed"),
+        metavar="FORM",
+        help="auto, streaming or windowed, instead of the configured form of the network",
+    )
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument(
         "paths", type=_source, nargs="+", metavar="PATH", help="recordings, folders, addresses, or - for raw PCM"
@@ -122,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         "listen to the microphone and publish what is heard, until told to stop",
         "  urbansound run --config /etc/urbansound/agent.toml\n  URBANSOUND_MQTT__HOST=broker.example urbansound run",
         configured,
+        judging,
     )
     command = add(
         "replay",
@@ -134,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         "  urbansound replay --publish --start now --speed 8 street.wav\n"
         "  arecord -t raw -f S16_LE -r 48000 -c 1 | urbansound replay - --rate 48000 --format s16le",
         configured,
+        judging,
         source,
     )
     _add_format(command, ("jsonl", "csv", "text", "parquet"), default="jsonl")
@@ -151,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         "name the one class that fits each recording best, as in the paper",
         "  urbansound classify clips/ > labels.csv\n  urbansound classify --format jsonl clip.wav",
         configured,
+        judging,
         source,
     )
     _add_format(classify, ("csv", "jsonl"), default="csv")
@@ -168,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "measure how fast the agent is on this machine, stage by stage",
         "  urbansound bench\n  urbansound bench --seconds 600 street.flac\n  urbansound bench --json > bench.json",
         configured,
+        judging,
     )
     command.add_argument(
         "file", type=Path, nargs="?", metavar="FILE", help="a recording (default: a sound that is made on the spot)"
@@ -275,10 +286,16 @@ def _start(text: str) -> datetime | str:
     return start.astimezone(UTC)
 
 
-def _configuration(file: Path | None) -> "Config":
+def _environment(options: argparse.Namespace) -> Mapping[str, str]:
+    """The environment, and over it what the command line says of the configuration."""
+    form = getattr(options, "inference", None)
+    return os.environ | ({"URBANSOUND_INFERENCE__FORM": form} if form else {})
+
+
+def _configuration(file: Path | None, environment: Mapping[str, str] = os.environ) -> "Config":
     from agent.config import load_config
 
-    config = load_config(file, os.environ)
+    config = load_config(file, environment)
     logging.getLogger().setLevel(config.log.level.upper())
     return config
 
@@ -303,8 +320,9 @@ def _run(options: argparse.Namespace) -> int:
     from agent.config import load_config
     from agent.sensor import run_sensor
 
-    config = _configuration(options.config)
-    return run_sensor(config, os.environ, lambda: load_config(options.config, os.environ))
+    environment = _environment(options)
+    config = _configuration(options.config, environment)
+    return run_sensor(config, environment, lambda: load_config(options.config, environment))
 
 
 # --- replay and classify -----------------------------------------------------------------------------------------
@@ -426,7 +444,7 @@ def _replay(options: argparse.Namespace) -> int:
 
     files, problems = _recordings(options)
     _check_replay(options, len(files))
-    config = _configuration(options.config)
+    config = _configuration(options.config, _environment(options))
     judge = Judge(config)
     with ExitStack() as stack:
         write = _writer(stack, options.output, EVENT_COLUMNS, _event_line)
@@ -489,7 +507,7 @@ def _classify(options: argparse.Namespace) -> int:
     from agent.stop import StopSignals
 
     files, problems = _recordings(options)
-    config = _configuration(options.config)
+    config = _configuration(options.config, _environment(options))
     judge = Judge(config)
     with ExitStack() as stack:
         write = _writer(stack, options.output, CLIP_COLUMNS, _clip_line)
@@ -608,7 +626,7 @@ def _check(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from agent.bench import as_text, bench
 
-    report = bench(_configuration(options.config), options.file, options.seconds)
+    report = bench(_configuration(options.config, _environment(options)), options.file, options.seconds)
     _put(json.dumps(report.as_json(), indent=1) + "\n" if options.json else as_text(report))
     return 0
 

@@ -116,6 +116,7 @@ def test_help_lists_the_commands(call: Caller) -> None:
             ("replay", "--jobs", "2", "--speed", "8", "a.wav"),
             "--jobs 2: is for as fast as it goes, expected no --speed",
         ),
+        (("classify", "--inference", "stream", "a.wav"), "invalid choice: 'stream'"),
         (("replay", "-"), "- reads raw PCM: --rate is missing, expected samples per second"),
         (("replay", "--coverage", "c", "--jobs", "2", "x.wav"), "--jobs 2: expected no --coverage"),
         (("watch", "--port", "99999"), "99999: expected a number from 1 to 65535"),
@@ -265,6 +266,20 @@ def test_a_channel_can_be_chosen(call: Caller, wail: Sound, tmp_path: Path) -> N
     assert rows_of(call("replay", "--channel", "1", tmp_path / "stereo.wav").out) == []
     second = rows_of(call("replay", "--channel", "2", tmp_path / "stereo.wav").out)
     assert without_file(second) == without_file(rows_of(call("replay", wail.file).out))
+
+
+def test_the_form_of_the_network_can_be_chosen(call: Caller, wail: Sound, tmp_path: Path) -> None:
+    """`--inference` wins over the file, which asks here for what cannot be: half a chunk cannot be streamed."""
+    config = tmp_path / "agent.toml"
+    config.write_text('[inference]\nform = "streaming"\nwindow_hop_s = 0.05\n')
+
+    as_configured = call("replay", "--config", config, wail.file)
+    windowed = call("replay", "--config", config, "--inference", "windowed", wail.file)
+
+    assert (as_configured.code, as_configured.out) == (78, "")
+    assert "inference.form = 'streaming'" in as_configured.err
+    assert (windowed.code, windowed.err) == (0, "")
+    assert [row["label"] for row in rows_of(windowed.out)] == ["siren"]
 
 
 def test_a_folder_is_walked(call: Caller, noise_file: Path, wail: Sound, tmp_path: Path) -> None:
