@@ -23,7 +23,6 @@ from agent import messages
 from agent.accounts import Accounts
 from agent.app import Judge
 from agent.broker import BrokerOptions, Connection, Publication, is_topic
-from agent.cli import _message_line
 from agent.clock import Reckoning, Timeline, WallClock
 from agent.config import Config, load_config
 from agent.errors import AgentError
@@ -31,6 +30,7 @@ from agent.frontend import FrontEnd
 from agent.hours import Hours, read_hours
 from agent.model_card import CARD_NAME, DEFAULT_MODEL, ModelCard, load_model_folder
 from agent.outbox import Outbox
+from agent.printout import message_line
 from agent.stop import Stop
 from agent.timesheet import as_text, hour_rows
 from agent.values import AudioBlock, Gap
@@ -123,7 +123,7 @@ class Targets:
 
     def message(self, data: bytes) -> None:
         """What somebody published where events are published; and what lies in a spool, as it is sent."""
-        _message_line(TOPIC, messages.read_message(data))
+        message_line(TOPIC, messages.read_message(data))
         messages.finished(data, queued_s=1.0, boots={BOOT: 1.7e9})
 
     def spool(self, data: bytes) -> None:

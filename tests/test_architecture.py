@@ -60,9 +60,11 @@ MAY_IMPORT = {
     | {"outbox", "pace", "pipeline", "reload", "ring", "stop", "values"},
     "reload": {"app", "broker", "config", "errors", "outbox"},
     "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "stop", "values", "wavfile"},
-    "cli": {"app", "archive", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs", "messages"}
-    | {"outbox", "parquet", "portaudio", "progress", "replay", "sensor", "stop", "timesheet", "values", "wavfile"}
-    | {"workers"},
+    "arguments": {"archive", "wavfile"},
+    "printout": {"errors", "messages", "parquet"},
+    "cli": {"app", "archive", "arguments", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs"}
+    | {"messages", "outbox", "portaudio", "printout", "progress", "replay", "sensor", "stop", "timesheet", "values"}
+    | {"wavfile", "workers"},
 }
 
 OWNERS = {

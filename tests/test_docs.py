@@ -12,7 +12,9 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from agent import cli, errors
+from agent import errors
+from agent.arguments import argument_parser
+from agent.cli import SOME_FAILED
 from agent.config import Config, load_config
 from agent.errors import AgentError
 from agent.liveness import Cause, State
@@ -41,6 +43,7 @@ from agent.model_card import (
     TensorCard,
     load_model_folder,
 )
+from agent.printout import EVENT_COLUMNS
 from agent.values import EventState, GapCause
 from model_export import cli as model_cli
 from tests.conftest import REPOSITORY
@@ -48,7 +51,7 @@ from tests.test_architecture import MAY_IMPORT
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 DOCS = REPOSITORY / "docs"
-PARSERS = {"urbansound": cli._parser(), "urbansound-model": model_cli._parser()}
+PARSERS = {"urbansound": argument_parser(), "urbansound-model": model_cli._parser()}
 SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE = 129, 130, 143
 # Written like keys of the configuration, but fields of messages, of the model's card, or a file.
 NOT_KEYS = {
@@ -134,7 +137,7 @@ def test_every_option_and_no_other_is_described(command: str) -> None:
 def test_every_exit_code_and_no_other_is_described() -> None:
     """Who writes a script or a unit finds what each exit code means."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AgentError)]
-    expected = {kind.exit_code for kind in kinds} | {0, cli.SOME_FAILED, SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE}
+    expected = {kind.exit_code for kind in kinds} | {0, SOME_FAILED, SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE}
     described = [int(row[0]) for row in rows_of(sections_of(DOCS / "commands.md")["Exit codes"])]
 
     assert sorted(described) == sorted(expected)
@@ -147,7 +150,7 @@ def test_fields_of_finished_events_are_described() -> None:
     rows = [row for row in rows_of(sections_of(DOCS / "commands.md")["urbansound replay"]) if row[0][:3] != "`--"]
     described = [word for row in rows for word in words_of(row[0])]
 
-    assert sorted(described) == sorted(cli.EVENT_COLUMNS)
+    assert sorted(described) == sorted(EVENT_COLUMNS)
 
 
 def shell_lines() -> list[tuple[str, str]]:

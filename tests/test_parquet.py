@@ -9,9 +9,9 @@ import pytest
 import soundfile
 from pyarrow import parquet
 
-from agent.cli import EVENT_COLUMNS
 from agent.errors import OutputError, UsageError
 from agent.parquet import ROWS_AT_ONCE, ParquetWriter
+from agent.printout import EVENT_COLUMNS
 from tests.commands import CommandFactory
 from tests.street import Sound
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.arguments import argument_parser
 from agent.broker import CREDENTIAL_NAME
 from agent.capture import CLOSE_DEADLINE_S
-from agent.cli import _parser
 from agent.config import load_config
 from agent.errors import ConfigError, ModelError
 from agent.outbox import DRAIN_S
@@ -82,7 +82,7 @@ def test_the_unit_starts_a_command_that_the_agent_has(unit: Settings) -> None:
     (command,) = unit["ExecStart"]
     program, *arguments = command.split()
 
-    options = _parser().parse_args(arguments)
+    options = argument_parser().parse_args(arguments)
 
     assert Path(program).name == "urbansound"
     assert options.config is not None

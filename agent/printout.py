@@ -1,0 +1,141 @@
+"""What `urbansound` prints: rows in the form that was asked for, and messages as lines; each at once.
+
+In: rows and messages. Out: text on standard output, or in a file. What cannot be written is an `OutputError`.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from agent.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from agent.messages import EventMessage, GapMessage, HealthMessage
+
+EVENT_COLUMNS = (
+    "file",
+    "label",
+    "onset_s",
+    "offset_s",
+    "duration_s",
+    "likelihood_peak",
+    "likelihood_mean",
+    "end_reason",
+    "start",
+    "end",
+)
+CLIP_COLUMNS = ("file", "label", "likelihood")
+
+Writer = Callable[[Mapping[str, Any]], None]
+
+
+def put(text: str) -> None:
+    """Write to standard output, at once: somebody may be waiting for it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written ({error.strerror}), the rest is lost") from error
+
+
+def row_writer(
+    stack: ExitStack, form: str, columns: tuple[str, ...], line: Callable[[Mapping[str, Any]], str]
+) -> Writer:
+    """What puts one row on standard output.
+
+    Args:
+        stack: closes the table, where the form is one.
+        form: `csv`, `jsonl`, `text` or `parquet`.
+        columns: names of all values that a row may have.
+        line: a row as text.
+
+    Raises:
+        OutputError: the first line cannot be written.
+        UsageError: a terminal cannot show this form.
+    """
+    if form == "parquet":
+        from agent.parquet import ParquetWriter
+
+        if sys.stdout.isatty():
+            raise UsageError("--format parquet: is not for a terminal, expected for example > events.parquet")
+        return stack.enter_context(ParquetWriter(sys.stdout.buffer, columns)).write
+    if form == "jsonl":
+        return lambda row: put(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
+    if form == "text":
+        return lambda row: put(line(row) + "\n")
+    put(",".join(columns) + "\n")
+
+    def put_row(row: Mapping[str, Any]) -> None:
+        text = io.StringIO()
+        csv.DictWriter(text, columns, restval="", lineterminator="\n").writerow(row)
+        put(text.getvalue())
+
+    return put_row
+
+
+def line_file(file: Path) -> TextIO:
+    """A file of JSON lines, begun anew.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        return file.open("w", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written ({error.strerror})") from error
+
+
+def add_line(file: TextIO, row: Mapping[str, Any]) -> None:
+    """Put a row into such a file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+    except OSError as error:
+        raise OutputError(f"{file.name}: cannot be written ({error.strerror})") from error
+
+
+def event_line(row: Mapping[str, Any]) -> str:
+    """A row of `EVENT_COLUMNS` as text."""
+    times = f"{row['onset_s']:10.3f} s to {row['offset_s']:10.3f} s"
+    return f"{row['file']}  {times}  {row['label']:18} {row['likelihood_peak']:.2f}"
+
+
+def clip_line(row: Mapping[str, Any]) -> str:
+    """A row of `CLIP_COLUMNS` as text."""
+    return f"{row['file']}  {row['label']:18} {row['likelihood']:.2f}"
+
+
+def message_line(topic: str, message: "EventMessage | GapMessage | HealthMessage | None") -> str:
+    """What came from the broker under a topic, as text; None is what could not be read."""
+    from agent.messages import GapMessage, HealthMessage
+
+    if message is None:
+        return f"{topic}: not a message that this version can read"
+    where = f"{message.node}/{message.source}"
+    if isinstance(message, HealthMessage):
+        liveness = message.liveness
+        cause = f" ({liveness.cause})" if liveness.cause else ""
+        coverage = f"coverage of this hour {message.coverage_hour_percent:.1f} %"
+        if message.coverage_last_hour_percent is not None:
+            coverage += f", of the last {message.coverage_last_hour_percent:.1f} %"
+        waiting = f", {message.queued} messages wait" if message.queued else ""
+        return f"{where}  health  {liveness.state}{cause} since {liveness.since:%H:%M:%S} UTC, {coverage}{waiting}"
+    times = f"from {message.start:%H:%M:%S.%f}"[:-3]
+    if message.end is not None:
+        times += f" to {message.end:%H:%M:%S.%f}"[:-3]
+    if isinstance(message, GapMessage):
+        return f"{where}  gap     {message.cause:18} {times} UTC, {message.lost_s:.1f} s lost"
+    return f"{where}  {message.event_type:6}  {message.label:18} {times} UTC, {message.likelihood_peak:.2f}"

@@ -1,0 +1,99 @@
+"""Promises of `agent.printout`: each row and each message as a line, in the form that was asked for."""
+
+import csv
+import io
+import json
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from agent.errors import OutputError
+from agent.messages import read_message
+from agent.printout import (
+    CLIP_COLUMNS,
+    EVENT_COLUMNS,
+    add_line,
+    clip_line,
+    event_line,
+    line_file,
+    message_line,
+    put,
+    row_writer,
+)
+
+EVENT = {
+    "file": "a, b.wav",
+    "label": "siren",
+    "onset_s": 1.5,
+    "offset_s": 8.25,
+    "duration_s": 6.75,
+    "likelihood_peak": 0.914,
+    "likelihood_mean": 0.74,
+    "end_reason": "quiet",
+    "start": None,
+    "end": None,
+}
+CLIP = {"file": "a.wav", "label": "dog_bark", "likelihood": 0.5}
+
+
+def printed(capsys: pytest.CaptureFixture[str], form: str) -> str:
+    with ExitStack() as stack:
+        row_writer(stack, form, EVENT_COLUMNS, event_line)(EVENT)
+    return capsys.readouterr().out
+
+
+def test_csv_has_a_header_and_all_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not known is empty, and a comma in a name stays in it."""
+    (row,) = csv.DictReader(io.StringIO(printed(capsys, "csv")))
+
+    assert row == {name: "" if value is None else str(value) for name, value in EVENT.items()}
+
+
+def test_json_leaves_out_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row is an object of its own line, with numbers as numbers."""
+    line = printed(capsys, "jsonl")
+
+    assert line.count("\n") == 1
+    assert json.loads(line) == {name: value for name, value in EVENT.items() if value is not None}
+
+
+def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where, from when to when, what, how sure."""
+    assert printed(capsys, "text") == "a, b.wav       1.500 s to      8.250 s  siren              0.91\n"
+    assert clip_line(CLIP) == "a.wav  dog_bark           0.50"
+    assert tuple(CLIP) == CLIP_COLUMNS
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b"\xff{", b'{"schema": "urbansound.event/9"}'])
+def test_a_message_that_cannot_be_read_is_said(payload: bytes) -> None:
+    """`watch` goes on with the next one."""
+    assert message_line("a/b", read_message(payload)) == "a/b: not a message that this version can read"
+
+
+def test_a_file_of_lines_is_begun_anew(tmp_path: Path) -> None:
+    """What stood there is of another run; each line is there as soon as it was added."""
+    file = tmp_path / "lines"
+    file.write_text("before\n")
+
+    with line_file(file) as lines:
+        for row in (EVENT, CLIP):
+            add_line(lines, row)
+            assert json.loads(file.read_text().splitlines()[-1]) == row
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_what_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is not there, a disk that is full, and the same under standard output."""
+    with pytest.raises(OutputError, match=r"lines: cannot be written \(No such file or directory\)"):
+        line_file(tmp_path / "nowhere" / "lines")
+    with (
+        suppress(OSError),  # closing it fails once more
+        Path("/dev/full").open("w", encoding="utf-8") as full,
+        pytest.raises(OutputError, match=r"/dev/full: cannot be written \(No space left on device\)"),
+    ):
+        add_line(full, CLIP)
+    with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OutputError, match=r"standard output: .* the rest is lost"):
+            put("x")
