@@ -1,4 +1,4 @@
-"""The command line of `urbansound`: words in, options out. What cannot be asked ends with exit code 2 and says why."""
+"""The command line of `urbansound`: words in, options out; what cannot be asked ends with exit code 2."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def argument_parser() -> argparse.ArgumentParser:
         epilog="Each command has --help with examples.",
     )
     parser.add_argument("--version", action="version", version=f"urbansound {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     configured = argparse.ArgumentParser(add_help=False)
     configured.add_argument("--config", type=Path, metavar="FILE", help="the TOML file (default: all defaults)")
     judging = argparse.ArgumentParser(add_help=False)
@@ -51,7 +51,7 @@ def argument_parser() -> argparse.ArgumentParser:
     raw.set_defaults(pcm_format="s16le")
 
     def add(name: str, help: str, examples: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+        return commands.add_parser(
             name,
             parents=parents,
             help=help,
@@ -59,8 +59,6 @@ def argument_parser() -> argparse.ArgumentParser:
             epilog=f"examples:\n{examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.set_defaults(command=name)
-        return command
 
     add(
         "run",

@@ -45,13 +45,13 @@ from agent.model_card import (
 )
 from agent.printout import EVENT_COLUMNS
 from agent.values import EventState, GapCause
-from model_export import cli as model_cli
+from model_export import arguments as model_arguments
 from tests.conftest import REPOSITORY
 from tests.test_architecture import MAY_IMPORT
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 DOCS = REPOSITORY / "docs"
-PARSERS = {"urbansound": argument_parser(), "urbansound-model": model_cli._parser()}
+PARSERS = {"urbansound": argument_parser(), "urbansound-model": model_arguments.argument_parser()}
 SIGHUP_CODE, SIGINT_CODE, SIGTERM_CODE = 129, 130, 143
 # Written like keys of the configuration, but fields of messages, of the model's card, or a file.
 NOT_KEYS = {
