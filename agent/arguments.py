@@ -148,7 +148,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def _add_format(command: argparse.ArgumentParser, outputs: Sequence[str], *, default: str) -> None:
     """`--format` names what comes in, what goes out, or, given twice, both: no name means two things."""
-    from agent.wavfile import PCM_FORMATS
+    from agent.pcm import PCM_FORMATS
 
     class Format(argparse.Action):
         def __call__(

@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _recordings(options: argparse.Namespace) -> "tuple[list[Source], list[RecordingError]]":
     from agent.archive import RemoteFile, walk_remote
-    from agent.wavfile import SUFFIXES, walk
+    from agent.recordings import SUFFIXES, walk
 
     has_stdin = STANDARD_INPUT in options.paths
     if has_stdin and options.rate is None:
@@ -204,11 +204,11 @@ def _replay(options: argparse.Namespace) -> int:
     from agent import messages
     from agent.app import Judge
     from agent.outbox import Outbox
+    from agent.recordings import start_time_from_name
     from agent.replay import replay
     from agent.stop import StopSignals
     from agent.timesheet import RecordingTimes
     from agent.values import SoundEvent
-    from agent.wavfile import start_time_from_name
 
     files, problems = _recordings(options)
     _check_replay(options, len(files))

@@ -2,35 +2,31 @@
 
 In: a file in any format that libsndfile reads (WAV, FLAC, Ogg, MP3 and more), or raw PCM from a stream; any rate, any
 number of channels, hours long. Out: `AudioBlock`s, mono. Called by `replay`, `classify` and `model_export`, on
-their own thread. Also here: which files a folder holds, and what a file's name says about its start.
+their own thread.
 """
 
 import os
-import re
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path, PurePath
-from typing import BinaryIO, Literal, Self, get_args
+from pathlib import Path
+from typing import BinaryIO, Self
 
 import numpy as np
 import soundfile
 
 from agent.archive import RemoteFile, RemoteStream
 from agent.errors import RecordingError
+from agent.integrity import check_rate, damage_of
 from agent.mono import Channel, to_mono
+from agent.pcm import PCM_FORMATS, SAMPLE_BYTES, PcmFormat, decode
 from agent.values import AudioBlock, FloatArray
 
 Source = Path | RemoteFile
-PcmFormat = Literal["u8", "s16le", "s24le", "s32le", "f32le"]
 
-PCM_FORMATS: tuple[str, ...] = get_args(PcmFormat)
 _BLOCK_VALUES = 1 << 19  # of all channels, 2 MiB
-_UNCOMPRESSED = {".wav", ".wave", ".bwf", ".rf64", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"}
-SUFFIXES = frozenset(_UNCOMPRESSED | {".flac", ".ogg", ".oga", ".opus", ".mp3"})
-# Outside this range it is a broken header, not sound: ultrasound recorders stop at 500 kHz.
-SAMPLE_RATE_MIN_HZ, SAMPLE_RATE_MAX_HZ = 1_000, 1_000_000
+# Others are coded with what came before: Vorbis, MP3, ADPCM. FLAC's subtype is that of its samples.
+_EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+_FRAMES_UNKNOWN = 1 << 62  # libsndfile's SF_COUNT_MAX, less some
 
 
 class Recording:
@@ -61,7 +57,7 @@ class Recording:
         seekable: bool = False,
         first_sample: int = 0,
     ) -> None:
-        _check_rate(name, sample_rate_hz)
+        check_rate(name, sample_rate_hz)
         if channel != "mix" and not 1 <= channel <= n_channels:
             raise RecordingError(f"{name}: channel {channel} wanted, expected 1 to {n_channels} or mix")
         self.name = name
@@ -217,7 +213,7 @@ def _sound_of(path: Path) -> tuple[soundfile.SoundFile, str | None]:
         if size == 0:
             raise RecordingError(f"{path}: is empty (0 bytes), expected a recording")
         with path.open("rb") as file:
-            damage = _damage(str(path), file, size)
+            damage = damage_of(str(path), file, size)
     except OSError as error:
         raise RecordingError(f"{path}: cannot be opened ({error.strerror})") from error
     return _by_libsndfile(os.fsencode(path), str(path)), damage
@@ -231,7 +227,7 @@ def _sound_in(stream: RemoteStream, source: RemoteFile) -> tuple[soundfile.Sound
     if size == 0:
         raise RecordingError(f"{source}: is empty (0 bytes), expected a recording")
     stream.seek(0)
-    damage = _damage(str(source), stream, size)
+    damage = damage_of(str(source), stream, size)
     stream.seek(0)
     return _by_libsndfile(stream, str(source)), damage
 
@@ -280,7 +276,7 @@ def raw_pcm(
         raise RecordingError(f"{name}: format {format}, expected one of {', '.join(PCM_FORMATS)}")
     if channels < 1:
         raise RecordingError(f"{name}: {channels} channels, expected at least 1")
-    frame_bytes = channels * _PCM_BYTES[format]
+    frame_bytes = channels * SAMPLE_BYTES[format]
 
     def read(n: int) -> FloatArray:
         data = bytearray()
@@ -293,7 +289,7 @@ def raw_pcm(
         if odd:
             recording._note(f"{odd} bytes at the end are no whole sample, expected a multiple of {frame_bytes} bytes")
         whole = bytes(data[: len(data) - odd])
-        return _PCM_DECODERS[format](whole).reshape(-1, channels)  # (n or fewer, channels)
+        return decode(whole, format).reshape(-1, channels)  # (n or fewer, channels)
 
     recording = Recording(
         name,
@@ -312,213 +308,6 @@ def _check_length(name: str, n_samples: int, damage: str | None) -> None:
         raise RecordingError(f"{name}: holds no samples" + (f"; {damage}" if damage else ""))
 
 
-def _check_rate(name: str, sample_rate_hz: int) -> None:
-    if not SAMPLE_RATE_MIN_HZ <= sample_rate_hz <= SAMPLE_RATE_MAX_HZ:
-        raise RecordingError(
-            f"{name}: sample rate {sample_rate_hz} Hz, expected {SAMPLE_RATE_MIN_HZ} to {SAMPLE_RATE_MAX_HZ} Hz"
-        )
-
-
-def _decode_u8(data: bytes) -> FloatArray:
-    return (np.frombuffer(data, np.uint8).astype(np.float32) - 128.0) / np.float32(1 << 7)
-
-
-def _decode_s16le(data: bytes) -> FloatArray:
-    return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(1 << 15)
-
-
-def _decode_s24le(data: bytes) -> FloatArray:
-    padded = np.zeros((len(data) // 3, 4), np.uint8)
-    padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)  # the upper three bytes of 32 bits
-    return _decode_s32le(padded.tobytes())
-
-
-def _decode_s32le(data: bytes) -> FloatArray:
-    return np.frombuffer(data, "<i4").astype(np.float32) / np.float32(1 << 31)
-
-
-def _decode_f32le(data: bytes) -> FloatArray:
-    return np.frombuffer(data, "<f4").astype(np.float32)
-
-
-_PCM_BYTES = {"u8": 1, "s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4}
-_PCM_DECODERS: dict[str, Callable[[bytes], FloatArray]] = {
-    "u8": _decode_u8,
-    "s16le": _decode_s16le,
-    "s24le": _decode_s24le,
-    "s32le": _decode_s32le,
-    "f32le": _decode_f32le,
-}
-
-
-# Others are coded with what came before: Vorbis, MP3, ADPCM. FLAC's subtype is that of its samples.
-_EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-_FRAMES_UNKNOWN = 1 << 62  # libsndfile's SF_COUNT_MAX, less some
-
-
 def _reason(error: Exception) -> str:
     text = getattr(error, "error_string", None) or str(error)
     return str(text).rstrip(".")
-
-
-# Programs that write a WAV into a pipe cannot know its length; they promise about as much as the field can hold
-# (ffmpeg 2^32 - 1, arecord and sox about 2^31).
-_LENGTH_UNKNOWN = 0x7FFF_0000
-_OGG_PAGE_BYTES = 65_307  # the longest page, RFC 3533
-_OGG_END_OF_STREAM = 4
-
-
-def _damage(name: str, file: BinaryIO | RemoteStream, size: int) -> str | None:
-    """What a file's frame says is wrong with it, where libsndfile would pass over it in silence or call it odd names.
-
-    Raises:
-        RecordingError: a WAV header with an impossible sample rate.
-        OSError: the file cannot be read.
-    """
-    head = file.read(12)
-    if head[:4] in {b"RIFF", b"RIFX", b"RF64"} and head[8:] == b"WAVE":
-        return _wav_damage(name, file, size, ">" if head[:4] == b"RIFX" else "<")
-    if head[:4] == b"OggS":
-        file.seek(max(0, size - 2 * _OGG_PAGE_BYTES))
-        tail = file.read()
-        if not _ends_ogg(tail[max(0, tail.rfind(b"OggS")) :]):
-            return "truncated, the Ogg page that ends the stream is not whole"
-    return None
-
-
-def _ends_ogg(last_page: bytes) -> bool:
-    """Whether a page is whole and says that it is the last. Source: RFC 3533, section 6."""
-    if len(last_page) < 27:
-        return False
-    lengths = last_page[27 : 27 + last_page[26]]
-    whole = len(last_page) >= 27 + last_page[26] + sum(lengths)
-    return whole and bool(last_page[5] & _OGG_END_OF_STREAM)
-
-
-def _wav_damage(path: str, file: BinaryIO | RemoteStream, size: int, order: str) -> str | None:
-    """Hold the chunks of a WAV file against its size.
-
-    Source: Microsoft, Multimedia Programming Interface 1.0 (RIFF); EBU Tech 3306 (RF64).
-    """
-    long_data_size = 0
-    while len(chunk := file.read(8)) == 8:
-        name, n = struct.unpack(f"{order}4sI", chunk)
-        if name == b"data":
-            if n == 0xFFFF_FFFF and long_data_size:
-                n = long_data_size
-            elif n >= _LENGTH_UNKNOWN and file.tell() + n > size:
-                return None
-            there = size - file.tell()
-            if n > there:
-                return f"truncated, its header promises {n} bytes of samples, and {there} are there"
-            return f"its header says 0 bytes of samples, but {there} bytes follow" if n == 0 < there else None
-        if b"\0" in name:  # not a chunk any more
-            return None
-        content = file.read(min(n, 64))
-        if name == b"fmt " and len(content) >= 8:
-            _check_rate(path, struct.unpack(f"{order}I", content[4:8])[0])
-        if name == b"ds64" and len(content) >= 16:
-            long_data_size = struct.unpack("<Q", content[8:16])[0]
-        file.seek(n + n % 2 - len(content), os.SEEK_CUR)
-    return None
-
-
-def walk(paths: Iterable[Path]) -> tuple[list[Path], list[RecordingError]]:
-    """Find the recordings: a file that is named is taken as it is, a folder is searched with all its folders.
-
-    Returns:
-        The files, sorted, each once; and what could not be found or listed. Neither stops the other. Hidden files
-        and files with a suffix that is not one of `SUFFIXES` are passed over in folders.
-    """
-    files: set[Path] = set()
-    problems: list[RecordingError] = []
-    for path in paths:
-        if path.is_dir():
-            found = set(_recordings_below(path, problems))
-            if not found:
-                problems.append(RecordingError(f"{path}: no recordings in this folder, expected {_known_suffixes()}"))
-            files |= found
-        elif path.exists():
-            files.add(path)
-        else:
-            problems.append(RecordingError(f"{path}: no such file or folder"))
-    return sorted(files), problems
-
-
-def _recordings_below(folder: Path, problems: list[RecordingError]) -> Iterator[Path]:
-    def note(error: OSError) -> None:
-        problems.append(RecordingError(f"{error.filename}: folder cannot be listed ({error.strerror})"))
-
-    for here, _, names in os.walk(folder, onerror=note):
-        for name in names:
-            path = Path(here, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield path
-
-
-def _known_suffixes() -> str:
-    return " ".join(f"*{suffix}" for suffix in sorted(SUFFIXES))
-
-
-_CALENDAR = re.compile(
-    r"""(?<!\d)
-    (\d{4})(?P<dash>-?)(\d{2})(?P=dash)(\d{2})          # 2026-01-01 or 20260101
-    (?P<between>[-T_\ ])
-    (\d{2})(?P<colon>[-:.]?)(\d{2})(?P=colon)(\d{2})    # 12-00-00, 12:00:00, 12.00.00 or 120000
-    (?!\d)
-    (?:[.,](?P<fraction>\d{1,6})(?=Z|[+-]\d\d|$))?
-    (?P<zone>Z|[+-]\d{2}:?\d{2}(?!\d))?
-    """,
-    re.VERBOSE,
-)
-_DIGITS = re.compile(r"(?<![0-9A-Za-z])(\d{14}|\d{13}|\d{10})(?=[ZT]?(?![0-9A-Za-z]))")
-# Outside these years a row of digits is some other number.
-_FIRST_YEAR, _LAST_YEAR = 2000, 2099
-
-
-def start_time_from_name(path: PurePath) -> datetime | None:
-    """When a recording starts, if its name says so; UTC.
-
-    Known forms, alone or with other words around them: `20260101_120000` (AudioMoth, Song Meter), `20260101120000`,
-    `20260101T120000Z`, `20260101T120000+0100`, `2026-01-01T12-00-00Z`, `2026-01-01_12-00-00`, and Unix time in
-    seconds (10 digits) or milliseconds (13 digits). A name without a zone is taken as UTC, as AudioMoth means it.
-
-    Returns:
-        The start with zone UTC; None if there is none, or none that exists in the years 2000 to 2099.
-    """
-    stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
-    starts = [_from_calendar(match) for match in _CALENDAR.finditer(stem)]
-    starts += [_from_digits(match[1]) for match in _DIGITS.finditer(stem)]
-    return next((start for start in starts if start is not None), None)
-
-
-def _from_calendar(match: re.Match[str]) -> datetime | None:
-    year, month, day, hour, minute, second = (int(match[i]) for i in (1, 3, 4, 6, 8, 9))
-    microsecond = int((match["fraction"] or "0").ljust(6, "0"))
-    zone = _zone(match["zone"], iso=match["between"] == "T")
-    if not _FIRST_YEAR <= year <= _LAST_YEAR:
-        return None
-    try:
-        return datetime(year, month, day, hour, minute, second, microsecond, zone).astimezone(UTC)
-    except ValueError:  # a 30th of February
-        return None
-
-
-def _zone(text: str | None, *, iso: bool) -> timezone:
-    if text is None or text == "Z":
-        return UTC
-    hours, minutes = int(text[1:3]), int(text[-2:])
-    # 20260101_120000-0001 is the first part of a recording, not a zone; zones are quarter hours.
-    if hours > 14 or minutes % 15 or (text[0] == "-" and not iso):
-        return UTC
-    offset = timedelta(hours=hours, minutes=minutes)
-    return timezone(-offset if text[0] == "-" else offset)
-
-
-def _from_digits(digits: str) -> datetime | None:
-    if len(digits) == 14:
-        match = _CALENDAR.match(f"{digits[:8]}_{digits[8:]}")
-        return _from_calendar(match) if match else None
-    seconds, milliseconds = (int(digits), 0) if len(digits) == 10 else divmod(int(digits), 1000)
-    start = datetime.fromtimestamp(seconds, UTC) + timedelta(milliseconds=milliseconds)
-    return start if _FIRST_YEAR <= start.year <= _LAST_YEAR else None

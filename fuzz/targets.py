@@ -31,10 +31,11 @@ from agent.hours import Hours, read_hours
 from agent.model_card import CARD_NAME, DEFAULT_MODEL, ModelCard, load_model_folder
 from agent.outbox import Outbox
 from agent.printout import message_line
+from agent.recordings import start_time_from_name
 from agent.stop import Stop
 from agent.timesheet import as_text, hour_rows
 from agent.values import AudioBlock, Gap
-from agent.wavfile import open_recording, start_time_from_name
+from agent.wavfile import open_recording
 from fuzz.seeds import BOOT, NOW_NS, TOPIC
 
 Target = Callable[[bytes], None]

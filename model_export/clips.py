@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.errors import UsageError
-from agent.wavfile import SUFFIXES, walk
+from agent.recordings import SUFFIXES, walk
 
 URBANSOUND8K_LABELS = (
     "air_conditioner",

@@ -20,8 +20,9 @@ from agent.errors import ModelError, RecordingError, UsageError
 from agent.frontend import FrontEnd, LogMel
 from agent.inference import Embedder
 from agent.model_card import CARD_NAME, EventCard, FrontEndNumbers, ModelCard, ModelFolder, sha256_of
+from agent.recordings import walk
 from agent.values import FloatArray, Window
-from agent.wavfile import open_recording, walk
+from agent.wavfile import open_recording
 from model_export import noise
 from model_export.metadata import Metadata, TensorNote, write_metadata
 from model_export.openl3 import LICENCE, FrontEndName, Representation, Size, front_end

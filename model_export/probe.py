@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from agent.errors import RecordingError
 from agent.model_card import EventNumbers, ModelCard, ModelFolder, event_rules
+from agent.recordings import walk
 from agent.values import AudioBlock, FloatArray, Prediction
-from agent.wavfile import walk
 from model_export import noise
 from model_export.clips import Clip
 from model_export.embeddings import Listener

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import UsageError
-from agent.wavfile import walk
+from agent.recordings import walk
 
 DECIMALS = 3  # of a time in seconds
 

@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "portaudio": {"errors", "mono", "values"},
     "capture": {"errors", "mono", "portaudio", "ring", "values"},
     "archive": {"errors"},
-    "wavfile": {"archive", "errors", "mono", "values"},
+    "recordings": {"errors"},
+    "integrity": {"archive", "errors"},
+    "pcm": {"values"},
+    "wavfile": {"archive", "errors", "integrity", "mono", "pcm", "values"},
     "parquet": {"errors"},
     "ring": {"values"},
     "fourier": {"values"},
@@ -60,11 +63,11 @@ MAY_IMPORT = {
     | {"outbox", "pace", "pipeline", "reload", "ring", "stop", "values"},
     "reload": {"app", "broker", "config", "errors", "outbox"},
     "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "stop", "values", "wavfile"},
-    "arguments": {"archive", "wavfile"},
+    "arguments": {"archive", "pcm", "wavfile"},
     "printout": {"errors", "messages", "parquet"},
     "cli": {"app", "archive", "arguments", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs"}
-    | {"messages", "outbox", "portaudio", "printout", "progress", "replay", "sensor", "stop", "timesheet", "values"}
-    | {"wavfile", "workers"},
+    | {"messages", "outbox", "portaudio", "printout", "progress", "recordings", "replay", "sensor", "stop", "timesheet"}
+    | {"values", "wavfile", "workers"},
 }
 
 OWNERS = {

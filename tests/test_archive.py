@@ -10,7 +10,8 @@ import soundfile
 
 from agent.archive import RemoteFile, RemoteStream, walk_remote
 from agent.errors import RecordingError, UsageError
-from agent.wavfile import SUFFIXES, open_recording
+from agent.recordings import SUFFIXES
+from agent.wavfile import open_recording
 from tests.commands import Caller
 
 RATE_HZ = 8_000
