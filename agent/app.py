@@ -7,7 +7,6 @@ import logging
 from copy import copy
 from dataclasses import dataclass
 
-from agent import messages
 from agent.accelerator import Choice, choose
 from agent.aggregation import Aggregator
 from agent.config import Config, EventsConfig, InferenceConfig
@@ -18,6 +17,7 @@ from agent.inference import Classifier
 from agent.litert import CPU, AcceleratorError
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.values import EventRule, SoundEvent
+from agent.wire import ModelIdentity
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +121,10 @@ class Judge:
         return self.model.card.labels
 
     @property
-    def identity(self) -> messages.ModelIdentity:
+    def identity(self) -> ModelIdentity:
         """The model, for messages."""
         card = self.model.card
-        return messages.ModelIdentity(name=card.name, version=card.version, sha256=self.model.sha256)
+        return ModelIdentity(name=card.name, version=card.version, sha256=self.model.sha256)
 
     @property
     def window_hop_s(self) -> float:

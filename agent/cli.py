@@ -353,7 +353,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from agent import broker, messages
+    from agent import broker, wire
     from agent.outbox import broker_options
 
     config = _configuration(options.config)
@@ -361,14 +361,14 @@ def _watch(options: argparse.Namespace) -> int:
     mqtt = config.mqtt.model_copy(update=changes)
     received = broker.watch(
         broker_options(mqtt, os.environ),
-        *messages.watched_topics(mqtt.prefix),
+        *wire.watched_topics(mqtt.prefix),
         on_subscribed=lambda: print(f"watching {mqtt.host}:{mqtt.effective_port}", file=sys.stderr, flush=True),
     )
     for message in itertools.islice(received, options.count):
         if options.json:
             put(message.payload.decode("utf-8", "replace") + "\n")
         else:
-            put(message_line(message.topic, messages.read_message(message.payload)) + "\n")
+            put(message_line(message.topic, wire.read_message(message.payload)) + "\n")
     return 0
 
 

@@ -14,8 +14,8 @@ from agent.capture import CaptureSnapshot
 from agent.coverage import SECOND_NS
 from agent.health import Health
 from agent.liveness import DEAF, Liveness, LivenessWatch, Sight, State
-from agent.messages import LivenessPart
 from agent.values import GapCause
+from agent.wire import LivenessPart
 
 log = logging.getLogger(__name__)
 

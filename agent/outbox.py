@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from agent import __version__, broker, messages
+from agent import __version__, broker, messages, wire
 from agent.app import Judge
 from agent.clock import Reckoning, WallClock, utc_now
 from agent.config import Config, MqttConfig
@@ -93,10 +93,10 @@ class Outbox:
         self._replayed = replayed
         self._failure: Exception | None = None
         self._started = utc_now()
-        self._topics = messages.Topics(config.mqtt.prefix, config.node.id)
+        self._topics = wire.Topics(config.mqtt.prefix, config.node.id)
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
-        self._liveness: messages.LivenessPart | None = None
+        self._liveness: wire.LivenessPart | None = None
         self._environment = environment
         self._options = broker_options(config.mqtt, environment)  # what is wrong with the files is said now
         self.clock = clock or WallClock()
@@ -117,7 +117,7 @@ class Outbox:
             live_first=config.spool.order == "live",
             client_id=f"urbansound-{config.node.id}" + ("-replay" if replayed else ""),
             announce=(lambda: ()) if replayed else self._announcement,
-            farewell=None if replayed else broker.Publication(self._topics.status, messages.OFFLINE, retain=True),
+            farewell=None if replayed else broker.Publication(self._topics.status, wire.OFFLINE, retain=True),
             on_failure=self._fail,
         )
 
@@ -184,7 +184,7 @@ class Outbox:
         topic, payload = messages.told_gap(gap, topics=self._topics, source=config.node.source, reckoning=reckoning)
         self.spool.append(topic, payload, kind="gap")
 
-    def say_liveness(self, liveness: messages.LivenessPart) -> None:
+    def say_liveness(self, liveness: wire.LivenessPart) -> None:
         """Whether the sensor hears has changed: say it in `info`."""
         self._liveness = liveness
         self.publisher.announce_again()
@@ -197,7 +197,7 @@ class Outbox:
         """
         config, judge = self._site
         delivery = self.publisher.delivery()
-        message = messages.HealthMessage.model_validate(
+        message = wire.HealthMessage.model_validate(
             {
                 "schema": "urbansound.health/1",
                 "node": config.node.id,
@@ -284,20 +284,18 @@ class Outbox:
         config, judge = self._site
         public = config.model_dump_json(exclude={"mqtt": {"password"}})
         accelerator = judge.accelerator
-        info = messages.InfoMessage(
+        info = wire.InfoMessage(
             node=config.node.id,
             started=self._started,
             agent_version=__version__,
             model=judge.identity,
             labels=tuple(judge.rules),
-            accelerator=messages.AcceleratorInfo(
-                name=accelerator.name, asked=accelerator.asked, reason=accelerator.reason
-            ),
+            accelerator=wire.AcceleratorInfo(name=accelerator.name, asked=accelerator.asked, reason=accelerator.reason),
             config_sha256=hashlib.sha256(public.encode()).hexdigest(),
-            sources=(messages.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
+            sources=(wire.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
             liveness=self._liveness,
         )
         return (
-            broker.Publication(self._topics.status, messages.ONLINE, retain=True),
+            broker.Publication(self._topics.status, wire.ONLINE, retain=True),
             broker.Publication(self._topics.info, info.to_json(), retain=True),
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from agent.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from agent.messages import EventMessage, GapMessage, HealthMessage
+    from agent.wire import EventMessage, GapMessage, HealthMessage
 
 EVENT_COLUMNS = (
     "file",
@@ -120,7 +120,7 @@ def clip_line(row: Mapping[str, Any]) -> str:
 
 def message_line(topic: str, message: "EventMessage | GapMessage | HealthMessage | None") -> str:
     """What came from the broker under a topic, as text; None is what could not be read."""
-    from agent.messages import GapMessage, HealthMessage
+    from agent.wire import GapMessage, HealthMessage
 
     if message is None:
         return f"{topic}: not a message that this version can read"

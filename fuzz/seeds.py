@@ -14,9 +14,9 @@ import soundfile
 
 from agent.coverage import HOUR_NS, Tally
 from agent.hours import Hours, LastHeard
-from agent.messages import EventMessage
 from agent.model_card import CARD_NAME, DEFAULT_MODEL
 from agent.spool import Spool
+from agent.wire import EventMessage
 
 TOPIC = "urbansound/node-07/street/event"
 NOW_NS = 1_767_268_800 * 10**9  # noon on the first day of 2026

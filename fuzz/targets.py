@@ -19,7 +19,7 @@ import numpy as np
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from agent import messages
+from agent import messages, wire
 from agent.accounts import Accounts
 from agent.app import Judge
 from agent.broker import BrokerOptions, Connection, Publication, is_topic
@@ -124,7 +124,7 @@ class Targets:
 
     def message(self, data: bytes) -> None:
         """What somebody published where events are published; and what lies in a spool, as it is sent."""
-        message_line(TOPIC, messages.read_message(data))
+        message_line(TOPIC, wire.read_message(data))
         messages.finished(data, queued_s=1.0, boots={BOOT: 1.7e9})
 
     def spool(self, data: bytes) -> None:
@@ -159,7 +159,7 @@ class Targets:
             list(as_text(hour_rows(read_hours(file), now_ns=NOW_NS, newest=2160)))
 
         def tell(gap: Gap, reckoning: Reckoning) -> None:
-            topics = messages.Topics("urbansound", "node-07")
+            topics = wire.Topics("urbansound", "node-07")
             messages.told_gap(gap, topics=topics, source="street", reckoning=reckoning)[1](1)
 
         clock = WallClock(wall=lambda: NOW_NS / 1e9, monotonic=lambda: 1.0, synced=lambda: True, boot=BOOT)

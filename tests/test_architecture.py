@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "events": {"values"},
     "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
-    "messages": {"clock", "values"},
+    "wire": {"clock", "values"},
+    "messages": {"clock", "values", "wire"},
     "database": {"errors"},
     "shelf": {"database", "errors"},
     "spool": {"errors", "shelf"},
@@ -48,14 +49,14 @@ MAY_IMPORT = {
     "accounts": {"clock", "condition", "coverage", "hours", "values"},
     "liveness": set(),
     "timesheet": {"clock", "condition", "coverage", "values"},
-    "lookout": {"accounts", "capture", "clock", "coverage", "health", "liveness", "messages", "values"},
+    "lookout": {"accounts", "capture", "clock", "coverage", "health", "liveness", "values", "wire"},
     "logs": set(),
     "progress": set(),
     # The builder; then the two ways to run what it built, and what a person sees.
     "stop": set(),
-    "app": {"accelerator", "config", "errors", "litert", "messages", "model_card", "values"} | STAGES,
+    "app": {"accelerator", "config", "errors", "litert", "model_card", "values", "wire"} | STAGES,
     "outbox": {"app", "broker", "clock", "config", "errors", "messages", "publisher", "shelf", "spool", "stop"}
-    | {"values"},
+    | {"values", "wire"},
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "stop", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "pipeline", "stop", "timesheet", "values", "wavfile", "workers"},
@@ -64,10 +65,10 @@ MAY_IMPORT = {
     "reload": {"app", "broker", "config", "errors", "outbox"},
     "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "stop", "values", "wavfile"},
     "arguments": {"archive", "pcm", "wavfile"},
-    "printout": {"errors", "messages", "parquet"},
+    "printout": {"errors", "parquet", "wire"},
     "cli": {"app", "archive", "arguments", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs"}
     | {"messages", "outbox", "portaudio", "printout", "progress", "recordings", "replay", "sensor", "stop", "timesheet"}
-    | {"values", "wavfile", "workers"},
+    | {"values", "wavfile", "wire", "workers"},
 }
 
 OWNERS = {

@@ -14,7 +14,7 @@ from agent.clock import Reckoning
 from agent.health import Health
 from agent.hours import Hours
 from agent.lookout import HEALTH_S, Lookout
-from agent.messages import LivenessPart
+from agent.wire import LivenessPart
 
 RATE_HZ = 1_000
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

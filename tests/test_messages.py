@@ -5,33 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
 
 from agent.clock import Reckoning, recording_timeline
-from agent.messages import (
-    AcceleratorInfo,
-    EventIds,
-    EventMessage,
-    EventTeller,
-    GapMessage,
-    InfoMessage,
-    ModelIdentity,
-    SourceInfo,
-    Topics,
-    event_json_schema,
-    event_topics,
-    finished,
-    finished_event_row,
-    interrupted_end,
-    read_event,
-    read_message,
-    told_gap,
-    watched_topics,
-)
+from agent.messages import EventIds, EventTeller, finished, finished_event_row, interrupted_end, told_gap
 from agent.values import Gap, SoundEvent
+from agent.wire import GapMessage, ModelIdentity, Topics, read_message
 
 RATE_HZ = 48_000
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -336,77 +317,6 @@ def test_two_processes_do_not_make_the_same_ids() -> None:
     assert len({EventIds().new(NOON) for _ in range(1000)}) == 1000
 
 
-def test_topics_are_where_the_documentation_says() -> None:
-    """Status, info and events have their places; one filter catches all events of all nodes."""
-    topics = Topics("city/noise", "node-07")
-
-    assert topics.status == "city/noise/node-07/status"
-    assert topics.info == "city/noise/node-07/info"
-    assert topics.event("street") == "city/noise/node-07/street/event"
-    assert event_topics("city/noise") == "city/noise/+/+/event"
-
-
-def test_info_says_what_the_node_is_and_leaves_out_what_it_does_not_know_yet() -> None:
-    """The capture rate appears once the microphone is open."""
-    info = InfoMessage(
-        accelerator=AcceleratorInfo(name="cpu", asked="auto", reason="no accelerator is there"),
-        node="node-07",
-        started=NOON,
-        agent_version="0.1.0",
-        model=MODEL,
-        labels=("siren", "jackhammer"),
-        config_sha256="cd" * 32,
-        sources=(SourceInfo(id="street"), SourceInfo(id="yard", sample_rate_hz=48_000)),
-    )
-
-    message = json.loads(info.to_json())
-
-    assert message["schema"] == "urbansound.info/1"
-    assert message["started"] == "2026-01-01T12:00:00.000Z"
-    assert message["sources"] == [{"id": "street"}, {"id": "yard", "sample_rate_hz": 48_000}]
-
-
-def test_a_reader_gets_back_what_was_told() -> None:
-    """An event that is read from the wire is the event that was told, to the byte."""
-    payload = sent(teller().tell(START).payload(7), queued_s=12.34)
-
-    event = read_event(payload)
-
-    assert isinstance(event, EventMessage)
-    assert isinstance(event.event_id, UUID)
-    assert (event.seq, event.label, event.start) == (7, "siren", NOON + timedelta(seconds=0.1))
-    assert event.queued_s == 12.3
-    assert event.to_json() == payload
-
-
-def test_a_reader_of_today_understands_what_a_newer_agent_adds() -> None:
-    """Unknown fields are skipped; that is what lets a schema grow."""
-    message = told(teller(), START)
-
-    assert read_event(json.dumps(message | {"level": {"laeq_db": 68.2}}).encode()) is not None
-
-
-@pytest.mark.parametrize(
-    "payload", [b"", b"online", b"\xff\xfe", b"{}", b"[1]", b'{"schema":"urbansound.event/2"}', b"null"]
-)
-def test_what_is_not_an_event_is_not_taken_for_one(payload: bytes) -> None:
-    """Other people's messages on our topics are no trouble."""
-    assert read_event(payload) is None
-
-
-def test_the_published_schema_describes_what_is_sent() -> None:
-    """The JSON Schema has every field that is sent, requires those that are always there, and allows no nulls."""
-    schema = event_json_schema()
-    speaker = teller()
-    start, end = told(speaker, START), told(speaker, END)
-
-    assert set(end) == set(schema["properties"])
-    assert set(schema["properties"]) - set(start) == {"end", "end_reason"}
-    assert set(start) == set(schema["required"]) | {"group", "queued_s", "evidence_s"}
-    assert schema["properties"]["start"]["format"] == "date-time"
-    assert "null" not in json.dumps(schema)
-
-
 def test_a_finished_event_is_a_row_in_seconds_of_the_file() -> None:
     """`replay` prints seconds from the start of the file, to the millisecond, and no dates that nobody knows."""
     row = finished_event_row(END, sample_rate_hz=RATE_HZ, file="street.wav")
@@ -499,21 +409,3 @@ def test_a_gap_is_put_right_when_the_time_becomes_known(start_is_right: bool) ->
     assert later["duration_s"] == later["lost_s"] == (110.0 if start_is_right else 10.0)
     assert "stamp" not in later
     assert isinstance(read_message(json.dumps(later).encode()), GapMessage)
-
-
-def test_a_reader_tells_messages_apart() -> None:
-    """Events, gaps and health are read as what they are; another schema is none of them."""
-    by = Reckoning("boot", 0.0, synced=True)
-    _, gap = told_gap(Gap(0, 10**9, 10**9, "dropped"), topics=TOPICS, source="street", reckoning=by)
-    event = teller().tell(START).payload(7)
-
-    read = [read_message(payload) for payload in (gap(1), event)]
-
-    assert [type(message).__name__ for message in read] == ["GapMessage", "EventMessage"]
-    assert read_message(gap(1).replace(b"gap/1", b"gap/2")) is None
-    assert read_message(b"online") is None
-
-
-def test_who_watches_hears_of_events_gaps_and_health() -> None:
-    """The filters are those of what happens, not of what is retained."""
-    assert watched_topics("city") == ("city/+/+/event", "city/+/+/gap", "city/+/health")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from agent.errors import OutputError
-from agent.messages import read_message
 from agent.printout import (
     CLIP_COLUMNS,
     EVENT_COLUMNS,
@@ -21,6 +20,7 @@ from agent.printout import (
     put,
     row_writer,
 )
+from agent.wire import read_message
 
 EVENT = {
     "file": "a, b.wav",
