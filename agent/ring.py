@@ -108,11 +108,6 @@ class Ring:
         return self._closed
 
     @property
-    def written(self) -> int:
-        """Samples that were written since the start, without the lost ones of the device."""
-        return self._written
-
-    @property
     def waiting(self) -> int:
         """Samples that can be read now."""
         with self._changed:
