@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from agent import __version__, broker, messages, wire
+from agent import __version__, broker, credentials, messages, wire
 from agent.app import Judge
 from agent.clock import Reckoning, WallClock, utc_now
 from agent.config import Config, MqttConfig
@@ -45,11 +45,11 @@ def broker_options(mqtt: MqttConfig, environment: Mapping[str, str]) -> broker.B
         port=mqtt.effective_port,
         protocol=mqtt.protocol,
         username=mqtt.username,
-        password=broker.read_password(
+        password=credentials.read_password(
             mqtt.password.get_secret_value() if mqtt.password else None, mqtt.password_file, environment
         ),
-        tls=broker.tls_context(tls.ca_file, tls.cert_file, tls.key_file) if tls.enabled else None,
-        tls_sha256=broker.tls_sha256(tls.ca_file, tls.cert_file, tls.key_file) if tls.enabled else None,
+        tls=credentials.tls_context(tls.ca_file, tls.cert_file, tls.key_file) if tls.enabled else None,
+        tls_sha256=credentials.tls_sha256(tls.ca_file, tls.cert_file, tls.key_file) if tls.enabled else None,
         keepalive_s=mqtt.keepalive_s,
     )
 

@@ -17,7 +17,8 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from agent.broker import BrokerOptions, tls_context
+from agent.broker import BrokerOptions
+from agent.credentials import tls_context
 
 DEADLINE_S = 20.0
 HOST = "127.0.0.1"

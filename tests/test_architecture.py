@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "database": {"errors"},
     "shelf": {"database", "errors"},
     "spool": {"errors", "shelf"},
+    "credentials": {"errors"},
     "broker": {"errors"},
     "publisher": {"broker", "errors", "shelf", "spool"},
     "health": set(),
@@ -55,7 +56,19 @@ MAY_IMPORT = {
     # The builder; then the two ways to run what it built, and what a person sees.
     "stop": set(),
     "app": {"accelerator", "config", "errors", "litert", "model_card", "values", "wire"} | STAGES,
-    "outbox": {"app", "broker", "clock", "config", "errors", "messages", "publisher", "shelf", "spool", "stop"}
+    "outbox": {
+        "app",
+        "broker",
+        "clock",
+        "config",
+        "credentials",
+        "errors",
+        "messages",
+        "publisher",
+        "shelf",
+        "spool",
+        "stop",
+    }
     | {"values", "wire"},
     "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "stop", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},

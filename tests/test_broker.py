@@ -23,11 +23,10 @@ from agent.broker import (
     Publication,
     Received,
     Waker,
-    read_password,
     retry_delays,
-    tls_context,
     watch,
 )
+from agent.credentials import tls_context
 from agent.errors import BrokerError, ConfigError
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, free_port, wait_until
 
@@ -503,58 +502,10 @@ def test_watching_is_over_when_nobody_looks_any_more(broker: Broker) -> None:
     node.close()
 
 
-def test_a_password_comes_from_the_first_place_that_has_one(tmp_path: Path) -> None:
-    """The value wins over the file, the file over systemd's credential; without any there is none."""
-    file = tmp_path / "password"
-    file.write_text("from file\nsecond line\n")
-    (tmp_path / "mqtt_password").write_text("from systemd\n")
-    systemd = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-
-    assert read_password("value", file, systemd) == "value"
-    assert read_password(None, file, systemd) == "from file"
-    assert read_password(None, None, systemd) == "from systemd"
-    assert read_password(None, None, {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}) is None
-    assert read_password(None, None, {}) is None
-
-
-@pytest.mark.parametrize(
-    ("content", "why"), [(None, "cannot be read"), (b"", "is empty"), (b"\nsecret\n", "is empty"), (b"\xff", "UTF-8")]
-)
-def test_a_password_file_that_holds_none_is_named(tmp_path: Path, content: bytes | None, why: str) -> None:
-    """A missing, empty or unreadable password file is a configuration error, not an anonymous login."""
-    file = tmp_path / "password"
-    if content is not None:
-        file.write_bytes(content)
-
-    with pytest.raises(ConfigError, match=f"mqtt password file {file}: .*{why}"):
-        read_password(None, file, {})
-
-
 def test_a_password_needs_a_user_name() -> None:
     """A password that would not be used is a configuration error."""
     with pytest.raises(ConfigError, match=r"mqtt\.username"):
         BrokerOptions(host="localhost", port=1883, password="secret")
-
-
-@pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
-def test_a_missing_certificate_file_is_named(tmp_path: Path, certificates: Certificates, name: str) -> None:
-    """The error says which setting names which file that is not there."""
-    files = {"ca_file": certificates.ca, "cert_file": certificates.client, "key_file": certificates.client_key}
-    missing = tmp_path / "missing.pem"
-
-    with pytest.raises(ConfigError, match=f"mqtt.tls.{name} {missing}: cannot be read \\(No such file"):
-        tls_context(**files | {name: missing})
-
-
-def test_certificate_files_that_are_none_are_named(tmp_path: Path, certificates: Certificates) -> None:
-    """Text that is no certificate, and a key of somebody else, are configuration errors."""
-    text = tmp_path / "text.pem"
-    text.write_text("hello\n")
-
-    with pytest.raises(ConfigError, match=f"mqtt.tls.ca_file {text}: holds no certificate"):
-        tls_context(text, None, None)
-    with pytest.raises(ConfigError, match=f"key_file {certificates.server_key}: expected a certificate and its key"):
-        tls_context(certificates.ca, certificates.client, certificates.server_key)
 
 
 def test_waits_double_up_to_a_limit_with_jitter() -> None:

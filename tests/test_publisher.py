@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 
 import pytest
 
-from agent.broker import BrokerOptions, Publication, read_password, tls_context
+from agent.broker import BrokerOptions, Publication
+from agent.credentials import read_password, tls_context
 from agent.database import Database
 from agent.errors import DatabaseError, DatabaseUnwritableError
 from agent.publisher import Publisher

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent.arguments import argument_parser
-from agent.broker import CREDENTIAL_NAME
 from agent.capture import CLOSE_DEADLINE_S
 from agent.config import load_config
+from agent.credentials import CREDENTIAL_NAME
 from agent.errors import ConfigError, ModelError
 from agent.outbox import DRAIN_S
 from agent.sensor import FINISH_S
