@@ -345,7 +345,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from agent.bench import as_text, bench
+    from agent.bench import bench
+    from agent.figures import as_text
 
     report = bench(_configuration(options.config, _environment(options)), options.file, options.seconds)
     put(json.dumps(report.as_json(), indent=1) + "\n" if options.json else as_text(report))

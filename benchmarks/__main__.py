@@ -15,8 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from agent.bench import Report, as_text, bench, street
+from agent.bench import bench, street
 from agent.config import Config, ModelConfig
+from agent.figures import Report, as_text
 from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
 from agent.values import FloatArray
 from benchmarks.limit import multiplications, peak_per_s

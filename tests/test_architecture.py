@@ -76,11 +76,37 @@ MAY_IMPORT = {
     "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
     | {"outbox", "pace", "pipeline", "reload", "ring", "stop", "values"},
     "reload": {"app", "broker", "config", "errors", "outbox"},
-    "bench": {"accelerator", "app", "config", "errors", "inference", "pipeline", "replay", "stop", "values", "wavfile"},
+    "figures": {"accelerator"},
+    "bench": {"accelerator", "app", "config", "errors", "figures", "inference", "pipeline", "replay", "stop", "values"}
+    | {"wavfile"},
     "arguments": {"archive", "pcm", "wavfile"},
     "printout": {"errors", "parquet", "wire"},
-    "cli": {"app", "archive", "arguments", "bench", "broker", "clock", "cluster", "config", "errors", "hours", "logs"}
-    | {"messages", "outbox", "portaudio", "printout", "progress", "recordings", "replay", "sensor", "stop", "timesheet"}
+    "cli": {
+        "app",
+        "archive",
+        "arguments",
+        "bench",
+        "broker",
+        "clock",
+        "cluster",
+        "config",
+        "errors",
+        "figures",
+        "hours",
+    }
+    | {
+        "logs",
+        "messages",
+        "outbox",
+        "portaudio",
+        "printout",
+        "progress",
+        "recordings",
+        "replay",
+        "sensor",
+        "stop",
+        "timesheet",
+    }
     | {"values", "wavfile", "wire", "workers"},
 }
 
