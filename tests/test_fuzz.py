@@ -36,12 +36,19 @@ def test_a_short_run_finds_no_crash(target: str) -> None:
 
 
 @needs_atheris
-def test_a_crash_is_found_and_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("if b'Z' in data: raise KeyError(data)", "KeyError"),
+        ("if b'Z' in data: bytearray(8 << 30)", "MemoryError"),  # a length that a file only claims
+    ],
+)
+def test_a_crash_is_found_and_kept(tmp_path: Path, does: str, said: str) -> None:
     """A parser that fails on a certain byte is found out; the input is kept, and the exit code is not 0."""
     script = (
         "import fuzz.targets, fuzz.__main__ as main\n"
         "def name(self, data):\n"
-        "    if b'Z' in data: raise KeyError(data)\n"
+        f"    {does}\n"
         "fuzz.targets.Targets.name = name\n"
         "main.fuzz('name', 1000, 1)\n"
     )
@@ -58,5 +65,21 @@ def test_a_crash_is_found_and_kept(tmp_path: Path) -> None:
     )
 
     assert ended.returncode != 0
-    assert "Uncaught Python exception" in ended.stdout
+    assert f"Uncaught Python exception: ===\n{said}" in ended.stdout
     assert b"Z" in next((tmp_path / "build" / "fuzz").glob("name-crash-*")).read_bytes()
+
+
+@needs_atheris
+def test_the_memory_of_who_starts_it_is_no_crash() -> None:
+    """The most that a process ever had goes over to those that it starts; the target has not asked for it."""
+    script = (
+        "import fuzz.__main__ as main\n"
+        "bytearray(b'x') * (main.MEMORY_MB + 100 << 20)\n"
+        "print(main.in_a_child('spool', 2000, seed=1)[2])\n"  # long enough for the fuzzer to look
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=True
+    )
+
+    assert ended.stdout == "None\n"
