@@ -1,4 +1,4 @@
-"""The MQTT broker: who we are to it, and one connection at a time. Owner of paho-mqtt.
+"""The MQTT broker, one connection at a time. Owner of paho-mqtt.
 
 In: messages to publish. Out: what the broker acknowledged, or what it sends us. A `Connection` lives from connect to
 the first loss and is then thrown away, so that no message waits in two queues; who uses it (the publisher thread, or

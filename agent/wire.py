@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from agent.clock import rfc3339
 from agent.values import EndReason, EventState, GapCause
@@ -25,9 +25,7 @@ OFFLINE = b"offline"
 
 WireEndReason = EndReason | Literal["interrupted"]  # interrupted: the agent was killed while the sound was open
 
-Moment = Annotated[
-    AwareDatetime, PlainSerializer(rfc3339, return_type=str), WithJsonSchema({"type": "string", "format": "date-time"})
-]
+Moment = Annotated[AwareDatetime, PlainSerializer(rfc3339, return_type=str)]
 Likelihood = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -1,10 +1,13 @@
 """Promises of `agent.arguments`: what can be asked, and what is said of what cannot."""
 
+from typing import get_args
+
 import pytest
 
 from agent import __version__
 from agent.arguments import argument_parser
 from agent.cli import COMMANDS
+from agent.config import InferenceConfig
 from tests.commands import Caller
 
 
@@ -68,3 +71,9 @@ def test_each_command_that_can_be_asked_is_there() -> None:
     for command in COMMANDS:
         words = {"replay": ["a.wav"], "classify": ["a.wav"], "check": ["agent.toml"]}.get(command, [])
         assert argument_parser().parse_args([command, *words]).command == command
+
+
+def test_the_forms_are_those_of_the_configuration() -> None:
+    """`--inference` takes what `inference.form` takes."""
+    for form in get_args(InferenceConfig.model_fields["form"].annotation):
+        assert argument_parser().parse_args(["run", "--inference", form]).inference == form

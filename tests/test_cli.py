@@ -239,6 +239,23 @@ def test_the_form_of_the_network_can_be_chosen(call: Caller, wail: Sound, tmp_pa
     assert [row["label"] for row in rows_of(windowed.out)] == ["siren"]
 
 
+@pytest.mark.parametrize(
+    "words", [["run"], ["replay", "x.wav"], ["classify", "x.wav"], ["bench"]], ids=lambda words: words[0]
+)
+def test_each_command_that_hears_takes_the_form(
+    call: Caller, tmp_path: Path, noise_file: Path, words: list[str]
+) -> None:
+    """What the file would allow, `--inference` asks for in a form that does not fit the hop: it is this that counts."""
+    config = tmp_path / "agent.toml"
+    config.write_text(f'[inference]\nwindow_hop_s = 0.05\n[spool]\npath = "{tmp_path}/spool.sqlite"\n')
+    command, *files = words
+
+    said = call(command, "--config", config, "--inference", "streaming", *(noise_file for _ in files))
+
+    assert said.code == 78
+    assert "inference.form = 'streaming'" in said.err
+
+
 def test_a_folder_is_walked(call: Caller, noise_file: Path, wail: Sound, tmp_path: Path) -> None:
     """All recordings below a folder are replayed, in the order of their names; other files are not looked at."""
     folder = tmp_path / "week"
