@@ -84,6 +84,7 @@ class Accounts:
         self._deaf: GapCause | None = None
         self._kept_s = now_s
         self._has_told = False
+        self._held: tuple[Gap, int, Reckoning] | None = None  # the first gap, and the sample it ends with
 
     def begin(self, sample_rate_hz: int) -> None:
         """The microphone is open."""
@@ -111,7 +112,11 @@ class Accounts:
             self._gaps += 1
         if not is_right or timeline.reckoning.synced:
             begin_ns = min(begin_ns, end_ns)
-        self._tell(Gap(begin_ns, end_ns, max(0, end_ns - begin_ns), cause, is_right), timeline.reckoning)
+        gap = Gap(begin_ns, end_ns, max(0, end_ns - begin_ns), cause, is_right)
+        if end_ns < begin_ns:  # the clock is not set yet, and is behind what it was when it was
+            self._held = (gap, block.first_sample, timeline.reckoning)
+            return
+        self._tell(gap, timeline.reckoning)
         self._has_told = True
 
     def hear(self, block: AudioBlock, timeline: Timeline) -> None:
@@ -130,6 +135,8 @@ class Accounts:
                 missing_ns = self._ledger.settle(self._clock_ns(timeline.monotonic_of(booked)))
                 self._gaps += missing_ns > 0
                 self._settled_ns = self._ledger.position_ns
+        if self._held is not None:
+            self._tell_held(*self._held[:2], timeline)
         if missing_ns > 0:
             self._tell(Gap(utc_ns - since_ns - missing_ns, utc_ns, missing_ns, "trickle"), timeline.reckoning)
 
@@ -158,15 +165,27 @@ class Accounts:
         self._kept_s = now_s
         with self._lock:
             news = self._ledger.take_news()
-            last_heard, deaf = self._last_heard, self._deaf
+            last_heard, deaf = None if self._held else self._last_heard, self._deaf  # or a kill would cost the gap
         self._hours.keep(news, None if last_heard is None else replace(last_heard, cause=deaf))
 
     def finish(self, now_s: float) -> None:
         """The agent ends: what is pending will not be heard."""
         with self._lock:
             self._ledger.book("lost", self._clock_ns(now_s) - self._ledger.position_ns)
+            held, self._held = self._held, None
+        if held is not None:  # the clock may yet be set while it waits to be sent
+            self._tell(held[0], held[2])
         self.keep(now_s, at_once=True)
         self._hours.close()
+
+    def _tell_held(self, gap: Gap, end: int, timeline: Timeline) -> None:
+        """Tell the first gap once the clock is set, or at least not behind the time at which it began."""
+        end_ns = to_ns(timeline.utc_of(end))
+        if timeline.reckoning.synced or end_ns >= gap.start_ns:
+            start_ns = min(gap.start_ns, end_ns)
+            self._held = None
+            self._tell(replace(gap, start_ns=start_ns, end_ns=end_ns, lost_ns=end_ns - start_ns), timeline.reckoning)
+            self._has_told = True
 
     def _clock_ns(self, monotonic_s: float) -> int:
         return round((monotonic_s - self._started_s) * SECOND_NS)

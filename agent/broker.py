@@ -6,6 +6,7 @@ the first loss and is then thrown away, so that no message waits in two queues; 
 """
 
 import logging
+import math
 import select
 import socket
 import ssl
@@ -192,6 +193,7 @@ class Connection:
         self._welcome: ReasonCode | None = None
         self._lost: str | None = None
         self._heard_at = self._left_at = time.monotonic()
+        self._patience_s: float = options.keepalive_s
         self._socket_trouble: str | None = None
         self._acknowledgements: list[Acknowledgement] = []
         self._subscription: list[ReasonCode] | None = None
@@ -303,7 +305,7 @@ class Connection:
         readers: list[Any] = [connection] if self._waker is None else [connection, self._waker]
         writers = [connection] if self._client.want_write() else []
         pending = _has_pending(connection)
-        patience_s = self._heard_at + self._options.keepalive_s - time.monotonic()
+        patience_s = self._heard_at + self._patience_s - time.monotonic()
         waiting_s = 0.0 if pending else min(timeout_s, self._options.keepalive_s / _CHECKS, patience_s)
         readable, writable, _ = select.select(readers, writers, [], max(0.0, waiting_s))
         if self._waker is not None and self._waker in readable:
@@ -311,7 +313,7 @@ class Connection:
         if pending or connection in readable:
             self._heard_at = time.monotonic()
             self._client.loop_read()
-        elif self._welcome is not None and time.monotonic() - self._heard_at >= self._options.keepalive_s:
+        elif self._welcome is not None and time.monotonic() - self._heard_at >= self._patience_s:
             self._abandon(self._silence)
         if connection in writable:
             self._client.loop_write()
@@ -320,7 +322,7 @@ class Connection:
 
     @property
     def _silence(self) -> str:
-        return f"has not answered for {self._options.keepalive_s} s"
+        return f"has not answered for {self._patience_s:g} s"
 
     def _abandon(self, why: str) -> NoReturn:
         self.drop()
@@ -341,6 +343,10 @@ class Connection:
     ) -> None:
         self._welcome = reason
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
+        # Where the broker says how often it is to be asked, paho follows; 0 is never.
+        asked_each_s = getattr(properties, "ServerKeepAlive", None)
+        if asked_each_s is not None:
+            self._patience_s = max(self._patience_s, _PINGS * asked_each_s) if asked_each_s else math.inf
 
     def _on_disconnect(
         self, _client: object, _data: object, flags: paho.DisconnectFlags, reason: ReasonCode, _properties: object

@@ -13,6 +13,7 @@ import errno
 import logging
 import re
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -247,13 +248,25 @@ class Database:
                 ) from error
             if code in _DAMAGED:
                 raise DatabaseCorruptError(f"{self._name}: is damaged ({error})") from error
+            if code == sqlite3.SQLITE_CANTOPEN:
+                self._ask_the_folder()
             kind = DatabaseUnwritableError if code in _UNWRITABLE else DatabaseError
             raise self._unusable(str(error), kind) from error
         except UnicodeDecodeError as error:  # Python fails to word SQLite's error, which quotes the damaged bytes
             raise DatabaseCorruptError(f"{self._name}: is damaged ({error})") from error
         except OSError as error:
-            kind = DatabaseUnwritableError if error.errno in _UNWRITABLE_ERRNO else DatabaseError
-            raise self._unusable(error.strerror or str(error), kind) from error
+            raise self._not_possible(error) from error
+
+    def _ask_the_folder(self) -> None:
+        """SQLite does not say why it cannot make a file: no inode left, read-only, or not allowed."""
+        try:
+            tempfile.TemporaryFile(dir=self._path.parent).close()
+        except OSError as error:
+            raise self._not_possible(error) from error
+
+    def _not_possible(self, error: OSError) -> DatabaseError:
+        kind = DatabaseUnwritableError if error.errno in _UNWRITABLE_ERRNO else DatabaseError
+        return self._unusable(error.strerror or str(error), kind)
 
     def _unusable(self, reason: str, kind: type[DatabaseError]) -> DatabaseError:
         return kind(f"{self._name}: cannot be used ({reason}), expected a file in a folder where the agent can write")

@@ -40,6 +40,7 @@ _STEADY_S = 5.0  # a connection that held this long was a good one: after it, th
 _SAVE_S = 5.0  # while there is no broker, the spool is asked so often whether the disk takes something again
 _GOODBYE_S = 2.0
 _JOIN_GRACE_S = 1.0  # no more: a thread that waits for an unreachable host ends with the process
+_PATIENCE = 2.0  # keepalives in which something that is on its way must be acknowledged
 _NEVER = float("inf")
 _ANNOUNCEMENT = 0  # in place of a `seq`, which is 1 or more
 
@@ -236,7 +237,7 @@ class Publisher:
         """Deliver until asked to stop or to move, then say goodbye."""
         log.info("mqtt.connected broker=%s:%d queued=%d", options.host, options.port, len(self._spool))
         deliveries = self._deliveries
-        deliveries.begin(connection)
+        deliveries.begin(connection, options)
         self._connected, self._connected_at = True, time.monotonic()
         self._last_error = deliveries.refusal
         self._news.set()
@@ -305,9 +306,10 @@ class _Deliveries:
         self._retry_at = _NEVER  # until then the refused topics are held back, over connections
         self.refusal: str | None = None
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: Connection, options: BrokerOptions) -> None:
         """Start at the oldest: what was on its way on the last connection is still in the spool."""
-        self._connection = connection
+        self._connection, self._options = connection, options
+        self._moved_at = time.monotonic()
         self._window = min(self._max_in_flight, connection.receive_maximum)
         self._sent: dict[int, tuple[int, str]] = {}  # ticket: seq, topic
         # Two runs through the spool: what waited until now, and what is new. Each goes on after the last it has sent.
@@ -368,9 +370,17 @@ class _Deliveries:
 
         Returns:
             how many messages were delivered, and how many refused.
+
+        Raises:
+            BrokerError: the connection is lost, or nothing of what is on its way has been acknowledged for too long.
         """
         until_retry_s = self._retry_at - time.monotonic()
         acknowledgements, _ = self._connection.wait(min(timeout_s, until_retry_s) if until_retry_s > 0.0 else timeout_s)
+        patience_s = _PATIENCE * self._options.keepalive_s
+        if acknowledgements or not self._sent:
+            self._moved_at = time.monotonic()
+        elif time.monotonic() - self._moved_at >= patience_s:
+            raise BrokerError(f"{self._options.name}: has acknowledged nothing for {patience_s:g} s")
         delivered, refused = [], 0
         for acknowledgement in acknowledgements:
             seq, topic = self._sent.pop(acknowledgement.ticket)

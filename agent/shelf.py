@@ -117,6 +117,7 @@ class Shelf:
         seq: no number up to this one may be given again.
         dropped: messages discarded so far, by kind.
         boots: when boots of the machine began.
+        open_ids: of the events that are open there.
 
     Raises:
         DatabaseError: it cannot be opened.
@@ -127,6 +128,7 @@ class Shelf:
         self._max_bytes = max_bytes
         self._name = f"spool {path}"
         self.seq = 0
+        self.open_ids: set[str] = set()
         self.dropped: dict[Kind, int] = {}
         self.boots: dict[str, float] = {}
         self._counters: dict[str, int] = {}
@@ -219,6 +221,8 @@ class Shelf:
             raise
         self.seq, self._counters = seq, counters
         self.boots |= changes.boots
+        for event_id, last in changes.ledger.items():
+            (self.open_ids.discard if last is None else self.open_ids.add)(event_id)
 
     def begin_anew(self, reason: str) -> None:
         """Leave a damaged file behind, and go on in a fresh one with what can be read.
@@ -241,6 +245,7 @@ class Shelf:
         self.seq = max(newest, self._counters.get("seq", 0))
         self.dropped = {kind: self._counters.get(f"dropped.{kind}", 0) for kind in KINDS}
         self.boots = dict(self._database.rows("SELECT boot, utc_zero_s FROM boots"))
+        self.open_ids = {event_id for (event_id,) in self._database.rows("SELECT event_id FROM open_events")}
         self._counts, self._bytes = [0] * len(KINDS), 0
         for rank, count, size in self._database.rows(f"SELECT {_RANK}, count(*), sum({_SIZE}) FROM outbox GROUP BY 1"):
             self._counts[rank] += count

@@ -33,6 +33,7 @@ BATCH_S = 10.0  # how long a level may wait before it is written
 BATCH_MESSAGES = 1000
 RETRY_S = 1.0  # a disk that takes nothing is asked no more often
 RESERVED = 10_000  # numbers, kept on disk before they are used: a kill or a power cut skips those that are left
+NOT_BEFORE_S = 1_767_225_600  # 2026: a clock that says less is not set
 MAX_UNSAVED_BYTES = 16 << 20  # in memory, while the disk takes nothing
 
 _LOG_EVERY_DROPPED = 1000
@@ -78,9 +79,11 @@ class Spool:
         self._boots: dict[str, float] = {}
         self._closing = False
         self._shelf: Shelf | None = None  # None: it could not be opened yet
+        self._left_open: set[str] = set()  # events in a damaged file that could not be made anew yet
         try:
             self._open()
         except DatabaseUnwritableError as error:
+            self._seq = _higher_than_any()
             self._note_trouble(str(error))
         self._dropped_before = self.dropped
         self._count()
@@ -160,7 +163,7 @@ class Spool:
             self._changes.new[seq] = message
             self._unsaved_bytes += message.size_bytes
             if event_id is not None:
-                self._changes.ledger[event_id] = None if ends else message
+                self._note_event(event_id, None if ends else message)
             # A number may reach the broker before its message reaches the disk, and must not come a second time.
             is_reserved = self._shelf is not None and seq <= self._shelf.seq
             if kind != "level" or not is_reserved or self._batch_is_due():
@@ -280,7 +283,7 @@ class Spool:
             DatabaseError: the file has become unusable for good.
         """
         with self._changing():
-            self._changes.ledger[event_id] = None
+            self._note_event(event_id, None)
             self._write(durable=False)
 
     def close(self) -> None:
@@ -313,6 +316,14 @@ class Spool:
         self._dropped = {kind: max(count, shelf.dropped[kind]) for kind, count in self._dropped.items()}
         self._boots = shelf.boots | self._boots
         self._shelf = shelf
+
+    def _note_event(self, event_id: str, last: SpooledMessage | None) -> None:
+        """What the disk is to know of an event; nothing of one that has begun and ended while it took nothing."""
+        on_disk = self._left_open if self._shelf is None else self._shelf.open_ids
+        if last is not None or event_id in on_disk:
+            self._changes.ledger[event_id] = last
+        else:
+            self._changes.ledger.pop(event_id, None)
 
     def _read(self, limit: int, after: int, but_not_to: Collection[str]) -> list[SpooledMessage]:
         """What is on disk. What was damaged there is counted, and forgotten with the next change."""
@@ -385,7 +396,7 @@ class Spool:
             shelf.begin_anew(str(error))
             self._changes.forgotten &= shelf.ranks(self._changes.forgotten).keys()
         except DatabaseUnwritableError as unwritable:
-            self._shelf = None
+            self._shelf, self._left_open = None, shelf.open_ids
             self._note_trouble(str(unwritable))
 
     def _bound_memory(self) -> None:
@@ -415,3 +426,8 @@ class Spool:
         if dropped >= self._say_dropped_at:
             self._say_dropped_at = dropped + _LOG_EVERY_DROPPED
             log.warning("spool.dropped messages=%d %s", dropped, " ".join(f"{k}={n}" for k, n in self._dropped.items()))
+
+
+def _higher_than_any() -> int:
+    """A number that nobody has given: hundredths of a second since 1970. A file that cannot be read may hold others."""
+    return round(max(time.time(), NOT_BEFORE_S) * 100)

@@ -252,6 +252,38 @@ def free_port() -> int:
         return port
 
 
+@contextlib.contextmanager
+def half_a_broker(welcome: bytes) -> Iterator[int]:
+    """A port where each client gets this CONNACK and answers to its pings, and never an acknowledgement."""
+    ping, pong = b"\xc0\x00", b"\xd0\x00"
+    clients: list[socket.socket] = []
+
+    def answer(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            client.recv(1000)
+            client.sendall(welcome)
+            while said := client.recv(1000):
+                if said.endswith(ping):
+                    client.sendall(pong)
+
+    def let_in() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                clients.append(server.accept()[0])
+                threading.Thread(target=answer, args=clients[-1:]).start()
+
+    with socket.create_server((HOST, 0)) as server:
+        threading.Thread(target=let_in).start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            for one in (server, *clients):
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+    for client in clients:
+        client.close()
+
+
 class BrokerFactory(Protocol):
     def __call__(
         self,

@@ -37,14 +37,15 @@ class Live:
         *,
         starts_at_s: float = 0.0,
         boot: str = "boot",
-        synced: bool = True,
+        synced: bool | None = True,
         wrong_by_s: float = 0.0,
     ) -> None:
         self.now_s = starts_at_s
+        self.synced, self.wrong_by_s = synced, wrong_by_s
         self.clock = WallClock(
-            wall=lambda: NOON_S + self.now_s + wrong_by_s,
+            wall=lambda: NOON_S + self.now_s + self.wrong_by_s,
             monotonic=lambda: MONOTONIC_S + self.now_s,
-            synced=lambda: synced,
+            synced=lambda: self.synced,
             boot=boot,
         )
         self.gaps: list[Gap] = []
@@ -76,6 +77,7 @@ class Live:
         block = AudioBlock(samples, self.next_sample + lost, lost_before=lost)
         after = block.first_sample + len(samples)
         self.timeline.anchor(after, MONOTONIC_S + self.now_s)
+        self.timeline.look()
         if lost or self.next_sample == 0:
             self.accounts.lose(block, cause, self.timeline)
         self.next_sample = after
@@ -234,11 +236,41 @@ def test_time_between_runs_is_told_as_far_as_it_is_known(
     second = Live(tmp_path, starts_at_s=1100.0, **now)
     second.open()
     second.hear(1.0)
+    second.finish()
 
     (gap,) = second.gaps
     begin_s, end_s, is_right = expected
     assert (gap.start_ns, gap.end_ns, gap.start_is_right) == (ns(NOON_S + begin_s), ns(NOON_S + end_s), is_right)
-    second.hours.close()
+
+
+@pytest.mark.parametrize("synced", [True, None])
+def test_the_gap_of_a_power_cut_is_told_when_the_clock_is_set(tmp_path: Path, synced: bool | None) -> None:
+    """Without a battery, the clock begins where it was last saved: before the cut. No gap ends before it began.
+
+    It is told once, when the clock is set or has jumped forward; a kill before that does not cost it.
+    """
+    first = Live(tmp_path, starts_at_s=1000.0)
+    first.open()
+    first.hear(50.0)
+    first.finish()
+    killed = Live(tmp_path, starts_at_s=1090.0, boot="next", synced=synced and False, wrong_by_s=-400.0)
+    killed.open()
+    killed.hear(1.0)
+    killed.accounts.keep(MONOTONIC_S + killed.now_s, at_once=True)
+    assert killed.gaps == []
+    killed.hours.close()
+
+    second = Live(tmp_path, starts_at_s=1100.0, boot="after", synced=synced and False, wrong_by_s=-400.0)
+    second.open()
+    for _ in range(3):
+        second.hear(1.0)
+    assert second.gaps == []
+    second.synced, second.wrong_by_s = synced, 0.0
+    second.hear(1.0)
+    second.hear(1.0)
+    second.finish()
+
+    assert second.gaps == [Gap(ns(NOON_S + 1050.0), ns(NOON_S + 1100.0), ns(50.0), "not_running", True)]
 
 
 def test_nothing_is_written_more_often_than_it_must(live: Live) -> None:

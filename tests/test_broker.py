@@ -28,7 +28,16 @@ from agent.broker import (
 )
 from agent.credentials import tls_context
 from agent.errors import BrokerError, ConfigError
-from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, free_port, wait_until
+from tests.broker import (
+    DEADLINE_S,
+    Broker,
+    BrokerFactory,
+    Certificates,
+    SubscriberFactory,
+    free_port,
+    half_a_broker,
+    wait_until,
+)
 
 STATUS = "urbansound/node-07/status"
 EVENT = "urbansound/node-07/street/event"
@@ -106,6 +115,18 @@ def test_a_message_arrives_and_is_acknowledged(
 
     assert answers == [Acknowledgement(ticket, None) for ticket in tickets]
     assert subscriber.wait_for(50, EVENT) == [b"%d" % number for number in range(50)]
+
+
+@pytest.mark.parametrize("asked_each_s", [60, 0])
+def test_a_broker_that_sets_its_own_keepalive_is_given_time(asked_each_s: int) -> None:
+    """MQTT 5 lets it say how often it is to be asked, 0 for never: nobody takes it for dead before it was."""
+    welcome = bytes([CONNACK, 6, 0, 0, 3, 0x13, 0, asked_each_s])
+    with half_a_broker(welcome) as port:
+        connection = Connection(BrokerOptions(host="127.0.0.1", port=port, keepalive_s=1), "node-07")
+        until = time.monotonic() + 2.5
+        while time.monotonic() < until:
+            connection.wait(0.5)
+        connection.drop()
 
 
 def test_nobody_listening_on_the_port_is_said(tmp_path: Path) -> None:

@@ -407,6 +407,62 @@ def test_a_disk_that_is_full_at_the_start_is_told_from_a_wrong_path(path: Path) 
     assert child.stdout.split() == ["waits", "opens"]
 
 
+OPENS_WITHOUT_ROOM_FOR_A_FILE = """
+import subprocess, sys
+from contextlib import suppress
+from pathlib import Path
+from agent.database import Database
+from agent.errors import DatabaseUnwritableError
+from tests.test_database import LAYOUT, hours_in, put
+folder, trouble = Path(sys.argv[1]), sys.argv[2]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=20", "tmpfs", folder], check=True)
+path = folder / "ledger.sqlite"
+if trouble == "no inode":
+    database = Database(path, LAYOUT)
+    put(database, 1)
+    database.close()
+    with suppress(OSError):
+        for number in range(100):
+            (folder / f"other {number}").touch()
+else:
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+try:
+    Database(path, LAYOUT)
+except DatabaseUnwritableError as error:
+    print(error)
+subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+for file in folder.glob("other*"):
+    file.unlink()
+database = Database(path, LAYOUT)
+put(database, 2)
+print(hours_in(database))
+"""
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said", "hours"),
+    [("no inode", "No space left on device", [1, 2]), ("read-only", "Read-only file system", [2])],
+)
+def test_a_disk_where_no_file_can_be_made_is_waited_for(
+    tmp_path: Path, trouble: str, said: str, hours: list[int]
+) -> None:
+    """SQLite says of both only that it cannot open; what is beside the file tells them from a wrong path."""
+    own = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*own, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("expected to be allowed a mount namespace")
+    child = subprocess.run(
+        [*own, sys.executable, "-c", OPENS_WITHOUT_ROOM_FOR_A_FILE, str(tmp_path), trouble],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+
+    path = tmp_path / "ledger.sqlite"
+    expected = f"ledger {path}: cannot be used ({said}), expected a file in a folder where the agent can write"
+    assert child.stdout.splitlines() == [expected, str(hours)]
+
+
 def test_files_are_not_left_open(path: Path) -> None:
     """What is closed, or could not be opened, keeps no descriptor."""
     before = len(list(Path("/proc/self/fd").iterdir()))

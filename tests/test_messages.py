@@ -409,3 +409,15 @@ def test_a_gap_is_put_right_when_the_time_becomes_known(start_is_right: bool) ->
     assert later["duration_s"] == later["lost_s"] == (110.0 if start_is_right else 10.0)
     assert "stamp" not in later
     assert isinstance(read_message(json.dumps(later).encode()), GapMessage)
+
+
+def test_no_gap_is_sent_that_ends_before_it_began() -> None:
+    """Nor where its start is known from before, and the clock, which is behind that, has never been set since."""
+    start_ns = round(NOON.timestamp() * 1e9)
+    gap = Gap(start_ns, start_ns - 400 * 10**9, 0, "not_running", start_is_right=True)
+    _, payload = told_gap(gap, topics=TOPICS, source="street", reckoning=Reckoning("this boot", 5000.0, synced=False))
+
+    sent = json.loads(finished(payload(1), queued_s=0.0, boots={}) or b"")
+
+    assert sent["start"] == sent["end"] == "2026-01-01T12:00:00.000Z"
+    assert sent["duration_s"] == sent["lost_s"] == 0.0

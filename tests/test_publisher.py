@@ -20,7 +20,16 @@ from agent.errors import DatabaseError, DatabaseUnwritableError
 from agent.publisher import Publisher
 from agent.shelf import SpooledMessage
 from agent.spool import Spool
-from tests.broker import DEADLINE_S, HOST, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
+from tests.broker import (
+    DEADLINE_S,
+    HOST,
+    Broker,
+    BrokerFactory,
+    Certificates,
+    SubscriberFactory,
+    half_a_broker,
+    wait_until,
+)
 
 STATUS = "urbansound/node-07/status"
 INFO = "urbansound/node-07/info"
@@ -267,6 +276,20 @@ def test_a_frozen_broker_is_left_and_found_again(
     arrived = subscriber.wait_for_seqs(set(range(1, 41)), EVENT)
 
     assert first_arrivals(arrived) == list(range(1, 41))
+
+
+def test_a_broker_that_answers_and_acknowledges_nothing_is_left(spool: Spool, publish: PublisherFactory) -> None:
+    """It lives, as its answers to pings say; but nothing that it is sent is delivered, and another try may help."""
+    with half_a_broker(b"\x20\x03\x00\x00\x00") as port:
+        publisher = publish(BrokerOptions(host=HOST, port=port, keepalive_s=2), announce=lambda: ())
+        wait_until(lambda: publisher.delivery().connected, "a connection")
+        fill(spool, 3)
+
+        wait_until(lambda: not publisher.delivery().connected, "the broker to be left")
+        assert "has acknowledged nothing for 4 s" in (publisher.delivery().last_error or "")
+        assert len(spool) == 3
+        wait_until(lambda: publisher.delivery().connected, "another try")
+        publisher.stop(0.0)
 
 
 def test_the_node_says_who_it_is_before_anything_else(

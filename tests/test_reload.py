@@ -253,7 +253,7 @@ def test_a_sensor_takes_a_new_configuration_while_it_hears(  # noqa: PLR0917  wh
     """A bad file is refused and nothing changes; a good one changes rules and broker at once.
 
     The siren that sounds ends by the old rule, a new event goes on by the new one; no message is lost between the
-    brokers. systemd hears of both attempts.
+    brokers. systemd hears of both attempts. What the command line said goes on counting: it does not wait for a start.
     """
     old, new = make_broker().start(), make_broker().start()
     at_old, at_new = subscribe(old.options()), subscribe(new.options())
@@ -264,6 +264,8 @@ def test_a_sensor_takes_a_new_configuration_while_it_hears(  # noqa: PLR0917  wh
             "run",
             "--config",
             config,
+            "--inference",
+            "windowed",
             environment=breakable_sound_server.environment,
             more={"NOTIFY_SOCKET": str(tmp_path / "notify")},
         )

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -386,11 +387,20 @@ print(spool.unsaved, flush=True)
 """
 
 
-@pytest.mark.parametrize("before", ["nothing", "rubbish"])
+@pytest.mark.parametrize("before", ["nothing", "rubbish", "another version"])
 def test_a_disk_that_is_full_from_the_start_is_waited_for(path: Path, before: str) -> None:
-    """The very first start, or one with a damaged file, on a full disk: the agent begins in memory."""
+    """The very first start, or one with a file that must be made anew, on a full disk: the agent begins in memory.
+
+    Its numbers are higher than any in the file that it cannot read: what waits there is not overwritten.
+    """
+    n_before = 0
     if before == "rubbish":
         path.write_bytes(b"rubbish" * 1000)
+    elif before == "another version":
+        with Spool(path, max_messages=1000) as spool:
+            n_before = spool.append(TOPIC, saying("before"))
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA user_version = 1")
     child = subprocess.run(
         [sys.executable, "-c", STARTS_WITH_A_FULL_DISK, str(path)],
         capture_output=True,
@@ -399,9 +409,15 @@ def test_a_disk_that_is_full_from_the_start_is_waited_for(path: Path, before: st
         check=True,
     )
 
-    assert child.stdout.splitlines() == ["[1, 2, 3] 3 True", "0"]
+    numbers, unsaved = child.stdout.splitlines()
+    assert unsaved == "0"
+    first = json.loads(numbers.split("]")[0] + "]")[0]
+    assert first > 100 * datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert numbers == f"[{first}, {first + 1}, {first + 2}] 3 True"
     with Spool(path, max_messages=1000) as spool:
-        assert waiting(spool) == [1, 2, 3]
+        kept = {message.seq: message.payload for message in spool.oldest(10)}
+    expected = {seq: b"message %d" % seq for seq in range(first, first + 3)}
+    assert kept == dict.fromkeys(range(1, n_before + 1), b"before") | expected
 
 
 def test_memory_has_its_bound_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,6 +440,27 @@ def test_memory_has_its_bound_too(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     with Spool(path, max_messages=1000) as spool:
         assert spool.discarded == {"level": 0, "update": 5, "gap": 0, "event": 1}
+
+
+def test_events_that_come_and_go_while_the_disk_takes_nothing_leave_nothing_in_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card that is read-only for months costs no memory for each event; one that was open before is ended later."""
+    with Spool(path, max_messages=1000) as spool:
+        spool.append(TOPIC, saying("start"), event_id="open before")
+        monkeypatch.setattr(Database, "transaction", unwritable)
+        for number in range(100):
+            start = spool.append(TOPIC, saying("start"), event_id=f"event {number}")
+            end = spool.append(TOPIC, saying("end"), event_id=f"event {number}", ends=True)
+            spool.forget([start, end])
+        spool.append(TOPIC, saying("end"), event_id="open before", ends=True)
+        spool.append(TOPIC, saying("start"), event_id="open now")
+
+        assert spool._changes.ledger.keys() == {"open before", "open now"}
+        monkeypatch.undo()
+        spool._tried_s = -RETRY_S
+        spool.save()
+        assert [event.event_id for event in spool.open_events()] == ["open now"]
 
 
 def unwritable(*_: object, **__: object) -> None:
