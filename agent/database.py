@@ -279,6 +279,7 @@ def read_rows(path: Path, layout: Layout, sql: str) -> list[tuple[Any, ...]]:
         DatabaseError: there is no such file, it is something else, of another version, or cannot be read.
     """
     try:
+        path.open("rb").close()  # SQLite does not say why it cannot open a file
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=READER_S)
         database.text_factory = _text
         try:
@@ -291,6 +292,8 @@ def read_rows(path: Path, layout: Layout, sql: str) -> list[tuple[Any, ...]]:
             database.close()
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: Python fails to word SQLite's error
         raise DatabaseError(f"{layout.name} {path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise DatabaseError(f"{layout.name} {path}: cannot be read ({error.strerror})") from error
 
 
 def _text(raw: bytes) -> str:

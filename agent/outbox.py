@@ -163,8 +163,6 @@ class Outbox:
         )
 
         def tell(event: SoundEvent) -> None:
-            if self.clock.monotonic() >= self._next_discard_s:
-                self._discard_old()
             told = teller.tell(event)
             self.spool.append(
                 told.topic,
@@ -229,13 +227,16 @@ class Outbox:
 
     def _connecting(self) -> broker.BrokerOptions:
         """Where to connect now, and as whom. Called on the publisher thread before each attempt."""
-        self._reckoned()  # even if nothing can be sent: should the machine be started anew, this boot's time is known
+        # Even if nothing can be sent: should the machine be started anew, this boot's time is known.
+        self._discard_old(self._reckoned())
         config, _ = self._site
         return broker_options(config.mqtt, self._environment)
 
     def _finished(self, message: SpooledMessage) -> bytes | None:
         """A message as it is sent now. Called on the publisher thread."""
-        waited_s = self._waited_s(message, self._reckoned())
+        now = self._reckoned()
+        self._discard_old(now)
+        waited_s = self._waited_s(message, now)
         return messages.finished(message.payload, queued_s=waited_s, boots=self.spool.boots)
 
     def _waited_s(self, message: SpooledMessage, now: Reckoning) -> float | None:
@@ -254,14 +255,16 @@ class Outbox:
             self.spool.note_boot(reckoning.boot, reckoning.utc_zero_s)
         return reckoning
 
-    def _discard_old(self) -> None:
-        """What is too old goes, where it is known how old it is."""
-        config, _ = self._site
-        self._next_discard_s = self.clock.monotonic() + DISCARD_INTERVAL_S
-        now = self._reckoned()
-        if now.synced:
-            now_s = now.utc_zero_s + self.clock.monotonic()
-            self.spool.discard_older(now_s - config.spool.max_age_days * _DAY_S)
+    def _discard_old(self, now: Reckoning) -> None:
+        """What is too old goes, where it is known how old it is; once in a while, for in a full spool it takes seconds.
+
+        On the publisher thread, which may be held up.
+        """
+        monotonic_s = self.clock.monotonic()
+        if now.synced and monotonic_s >= self._next_discard_s:
+            self._next_discard_s = monotonic_s + DISCARD_INTERVAL_S
+            config, _ = self._site
+            self.spool.discard_older(now.utc_zero_s + monotonic_s - config.spool.max_age_days * _DAY_S)
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
@@ -280,9 +283,9 @@ class Outbox:
 
     def _announcement(self) -> Sequence[broker.Publication]:
         """What is said first on each connection; before what has waited, which may be too old by now."""
-        self._discard_old()
+        self._discard_old(self._reckoned())
         config, judge = self._site
-        public = config.model_dump_json(exclude={"mqtt": {"password"}})
+        common = config.model_dump_json(exclude={"node": {"id"}, "mqtt": {"username", "password"}})
         accelerator = judge.accelerator
         info = wire.InfoMessage(
             node=config.node.id,
@@ -291,7 +294,7 @@ class Outbox:
             model=judge.identity,
             labels=tuple(judge.rules),
             accelerator=wire.AcceleratorInfo(name=accelerator.name, asked=accelerator.asked, reason=accelerator.reason),
-            config_sha256=hashlib.sha256(public.encode()).hexdigest(),
+            config_sha256=hashlib.sha256(common.encode()).hexdigest(),
             sources=(wire.SourceInfo(id=config.node.source, sample_rate_hz=self._sample_rate_hz),),
             liveness=self._liveness,
         )

@@ -152,7 +152,8 @@ print(sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM outbox").fetcho
 
 remove_outbox() {
     folder=$1
-    [ -d "$folder" ] || return 0
+    # Another program's folder may begin with the same letters.
+    [ -e "$folder/spool.sqlite" ] || [ -e "$folder/coverage.sqlite" ] || return 0
     if [ "$purge" = no ]; then
         for spool in "$folder"/*.sqlite; do
             [ -e "$spool" ] || continue

@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SECRET = "hunter2-correct-horse"
 NODE = "urbansound/node-07"
+FOREIGN = "/var/lib/urbansound-collector/events.db"
 AGENT, YARD = "urbansound.service", "urbansound@yard.service"
 CONFIGURATION = "/etc/urbansound/agent.toml"
 INSTALL = "/root/source/systemd/install.sh --wheels /root/wheels"
@@ -279,7 +280,8 @@ def seen(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         seen.bad_update = (said, machine.run("readlink /opt/urbansound/venv").strip().rpartition("/")[2])
         machine.write(CONFIGURATION, good)
 
-        # Removed.
+        # Removed; another program has a folder whose name begins alike.
+        machine.write(FOREIGN, "of another program")
         said = machine.run("/root/source/systemd/install.sh --uninstall")
         seen.removed = (said, found(machine))
         machine.run("/root/source/systemd/install.sh --uninstall --purge")
@@ -413,6 +415,6 @@ def test_uninstall_leaves_what_is_not_ours_to_lose(seen: Seen) -> None:
     assert not any(path.endswith(".service") for path in left)
 
 
-def test_purge_leaves_nothing(seen: Seen) -> None:
-    """Nor does it leave a password."""
-    assert [path for path in seen.purged if path != "/etc/credstore"] == []
+def test_purge_leaves_nothing_of_ours(seen: Seen) -> None:
+    """Nor does it leave a password; what another program has in a folder with such a name stays."""
+    assert [path for path in seen.purged if path != "/etc/credstore"] == [str(Path(FOREIGN).parent)]
