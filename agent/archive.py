@@ -15,7 +15,8 @@ from typing import Any
 from agent.errors import RecordingError, UsageError
 
 MARK = "://"
-_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
+_LOGIN = re.compile(r"(?<!zip)(?<!tar)(?<!archive)(://)([^/@:]*:(?!@))?[^/]*@")  # in an archive it is part of a name
+_QUERY = re.compile(r"(https?://[^\s?]*\?|\?(?=[^\s/:?]*=))\S+")  # elsewhere a mere ? is a sign of a pattern
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,7 +31,13 @@ class RemoteFile:
 
     def __str__(self) -> str:
         """The address as it may be shown."""
-        return _PASSWORD.sub(r"\1***@", self.address)
+        return _masked(self.address)
+
+    @property
+    def name(self) -> str:
+        """Its own name, as a path has one: of `zip://night/a.wav::file:///day.zip` it is `a.wav`."""
+        link = next(link for link in self.address.split("::") if MARK in link)
+        return PurePosixPath(link.partition("?")[0]).name
 
     def open(self) -> "RemoteStream":
         """Open it for reading.
@@ -105,7 +112,8 @@ def walk_remote(files: Iterable[RemoteFile], suffixes: frozenset[str]) -> tuple[
         suffixes: of recordings in folders, in small letters.
 
     Returns:
-        The files, sorted, each once; and what could not be found or listed. Neither stops the other.
+        The files, sorted, each once; and what could not be found or listed. Neither stops the other. Of those that are
+        shown alike, for what differs is masked, the first is taken: nobody could tell their events apart.
 
     Raises:
         UsageError: fsspec is not installed.
@@ -123,7 +131,12 @@ def walk_remote(files: Iterable[RemoteFile], suffixes: frozenset[str]) -> tuple[
         if not here:
             problems.append(RecordingError(f"{file}: no recordings there"))
         found |= here
-    return sorted(found), problems
+    shown: dict[str, RemoteFile] = {}
+    for file in sorted(found):
+        if shown.setdefault(str(file), file) != file:
+            problem = "another address is shown like this one, expected a command for each"
+            problems.append(RecordingError(f"{file}: {problem}"))
+    return list(shown.values()), problems
 
 
 def _below(address: str, suffixes: frozenset[str]) -> Iterator[RemoteFile]:
@@ -149,4 +162,9 @@ def _fsspec() -> Any:  # noqa: ANN401  a module that need not be there
 
 def _reason(error: Exception) -> str:
     text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    return _masked(text[0]) if text else type(error).__name__
+
+
+def _masked(text: str) -> str:
+    """A text without what may be a secret in its addresses: a password, a token in its place, what follows a `?`."""
+    return _QUERY.sub(r"\1***", _LOGIN.sub(r"\1\2***@", text))

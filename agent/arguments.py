@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = Path("-")
 NOW = "now"
+# Nobody recorded before, and of one that begins in the last, all that a FLAC file can promise (2177 years) has a date.
+FIRST_YEAR, LAST_YEAR = 1900, 2999
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -213,4 +215,6 @@ def _start(text: str) -> datetime | str:
         raise argparse.ArgumentTypeError(f"{text}: expected RFC 3339 such as 2026-01-01T12:00:00Z, or now") from None
     if start.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text}: no time zone, expected for example {text}Z for UTC")
+    if not FIRST_YEAR <= start.year <= LAST_YEAR:
+        raise argparse.ArgumentTypeError(f"{text}: expected a time in the years {FIRST_YEAR} to {LAST_YEAR}")
     return start.astimezone(UTC)

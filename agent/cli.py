@@ -32,6 +32,7 @@ from agent.printout import (
     message_line,
     put,
     row_writer,
+    take_any_text,
 )
 from agent.progress import Progress
 
@@ -53,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = argument_parser().parse_args(arguments)
     log_to_stderr()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes, and go out as they came in
+    take_any_text()
     try:
         code = COMMANDS[options.command](options)
     except AgentError as error:
@@ -190,14 +190,21 @@ def _workers(
     return stack.enter_context(Workers(judge, crew, files, options.channel, stop=stop))
 
 
-def _check_replay(options: argparse.Namespace, n_files: int) -> None:
+def _check_replay(options: argparse.Namespace, files: "Sequence[Source]") -> None:
+    from agent.recordings import SUFFIXES
+
     for name, value in (("jobs", options.jobs), ("dask", options.dask)):
         if options.speed is not None and value is not None:
             raise UsageError(f"--{name} {value}: is for as fast as it goes, expected no --speed and no --realtime")
         if options.coverage is not None and value is not None:
             raise UsageError(f"--{name} {value}: expected no --coverage, for which each sample is looked at here")
-    if options.start is not None and n_files > 1:
-        raise UsageError(f"--start: says when one recording began, and there are {n_files}")
+    if options.start is not None and len(files) > 1:
+        raise UsageError(f"--start: says when one recording began, and there are {len(files)}")
+    if options.coverage is not None:
+        heard = {os.path.realpath(file) for file in files if isinstance(file, Path)}
+        if options.coverage.suffix.lower() in SUFFIXES or os.path.realpath(options.coverage) in heard:
+            problem = "is a recording or named as one, expected another FILE to write"
+            raise UsageError(f"--coverage {options.coverage}: {problem}")
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -211,7 +218,7 @@ def _replay(options: argparse.Namespace) -> int:
     from agent.values import SoundEvent
 
     files, problems = _recordings(options)
-    _check_replay(options, len(files))
+    _check_replay(options, files)
     config = _configuration(options.config, _environment(options))
     judge = Judge(config)
     with ExitStack() as stack:
@@ -227,7 +234,7 @@ def _replay(options: argparse.Namespace) -> int:
         unwritten: list[OutputError] = []
 
         def treat(file: "Source", recording: "Recording") -> None:
-            start = utc_now() if options.start == NOW else options.start or start_time_from_name(PurePath(str(file)))
+            start = utc_now() if options.start == NOW else options.start or start_time_from_name(PurePath(file.name))
             publish: Callable[[SoundEvent], None] = lambda _event: None  # noqa: E731
             if outbox is not None:
                 if start is None:

@@ -172,7 +172,8 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
             a password of digits needs no quotes.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key, a wrong type, a value out of its range.
+        ConfigError: no such file, not TOML, an unknown key, a wrong type, a value out of its range, an
+            environment that is not text.
     """
     data: dict[str, Any] = {}
     if path is not None:
@@ -199,6 +200,10 @@ def _lay_over(data: dict[str, Any], environment: Mapping[str, str]) -> list[str]
     for name in sorted(environment):
         if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
             continue
+        try:
+            environment[name].encode()
+        except UnicodeEncodeError as error:  # the value is not shown: it may be a password
+            raise ConfigError(f"environment {name}: is not UTF-8 text") from error
         *sections, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         place = data
         model: type[BaseModel] | None = Config

@@ -28,7 +28,10 @@ def read_password(value: str | None, file: Path | None, environment: Mapping[str
         return value
     if file is None and "CREDENTIALS_DIRECTORY" in environment:
         credential = Path(environment["CREDENTIALS_DIRECTORY"]) / CREDENTIAL_NAME
-        file = credential if credential.exists() else None
+        try:
+            file = credential if credential.exists() else None
+        except OSError as error:
+            raise ConfigError(f"mqtt password file {credential}: cannot be read ({error.strerror})") from error
     if file is None:
         return None
     try:

@@ -48,13 +48,14 @@ class ParquetWriter:
         self.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row; what it lacks is null.
+        """Add a row; what it lacks is null, and what is no UTF-8 in the name of its file is replaced.
 
         Raises:
             OutputError: the stream takes no more.
         """
         times = {name: datetime.fromisoformat(row[name]) for name in ("start", "end") if row.get(name)}
-        self._rows.append({**row, **times})
+        file = row["file"].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        self._rows.append({**row, "file": file, **times})
         if len(self._rows) == ROWS_AT_ONCE:
             with _named_errors():
                 self._put()

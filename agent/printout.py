@@ -3,12 +3,13 @@
 In: rows and messages. Out: text on standard output, or in a file. What cannot be written is an `OutputError`.
 """
 
+import codecs
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -32,6 +33,25 @@ EVENT_COLUMNS = (
 CLIP_COLUMNS = ("file", "label", "likelihood")
 
 Writer = Callable[[Mapping[str, Any]], None]
+
+
+def take_any_text() -> None:
+    """Have standard output take names of files, which are bytes and go out as they came in, and any other sign.
+
+    What its encoding lacks comes as JSON writes it: a line of JSON stays one.
+    """
+    codecs.register_error("urbansound", _bytes_or_escapes)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="urbansound")
+
+
+def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeEncodeError:
+        return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def put(text: str) -> None:
@@ -82,16 +102,20 @@ def row_writer(
     return put_row
 
 
-def line_file(file: Path) -> TextIO:
+@contextmanager
+def line_file(file: Path) -> Iterator[TextIO]:
     """A file of JSON lines, begun anew.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or what was written cannot be kept.
     """
+    with _named_errors(file):
+        lines = file.open("w", encoding="utf-8", errors="surrogateescape")
     try:
-        return file.open("w", encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written ({error.strerror})") from error
+        yield lines
+    finally:
+        with _named_errors(file):
+            lines.close()
 
 
 def add_line(file: TextIO, row: Mapping[str, Any]) -> None:
@@ -100,11 +124,17 @@ def add_line(file: TextIO, row: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
+    with _named_errors(file.name):
         file.write(json.dumps(row) + "\n")
         file.flush()
+
+
+@contextmanager
+def _named_errors(file: Path | str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise OutputError(f"{file.name}: cannot be written ({error.strerror})") from error
+        raise OutputError(f"{file}: cannot be written ({error.strerror})") from error
 
 
 def event_line(row: Mapping[str, Any]) -> str:
@@ -119,7 +149,15 @@ def clip_line(row: Mapping[str, Any]) -> str:
 
 
 def message_line(topic: str, message: "EventMessage | GapMessage | HealthMessage | None") -> str:
-    """What came from the broker under a topic, as text; None is what could not be read."""
+    """What came from the broker under a topic, as text; None is what could not be read.
+
+    Others wrote it: what could steer a terminal is escaped.
+    """
+    text = _message_text(topic, message)
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _message_text(topic: str, message: "EventMessage | GapMessage | HealthMessage | None") -> str:
     from agent.wire import GapMessage, HealthMessage
 
     if message is None:

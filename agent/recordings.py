@@ -25,12 +25,17 @@ def walk(paths: Iterable[Path]) -> tuple[list[Path], list[RecordingError]]:
     files: set[Path] = set()
     problems: list[RecordingError] = []
     for path in paths:
-        if path.is_dir():
+        try:
+            is_folder, is_there = path.is_dir(), path.exists()
+        except OSError as error:  # it may not be asked for, or cannot be a path at all
+            problems.append(RecordingError(f"{path}: cannot be looked at ({error.strerror})"))
+            continue
+        if is_folder:
             found = set(_recordings_below(path, problems))
             if not found:
                 problems.append(RecordingError(f"{path}: no recordings in this folder, expected {_known_suffixes()}"))
             files |= found
-        elif path.exists():
+        elif is_there:
             files.add(path)
         else:
             problems.append(RecordingError(f"{path}: no such file or folder"))

@@ -22,6 +22,7 @@ from math import inf
 from pathlib import Path
 from typing import Self, TypeVar
 
+from agent.clock import utc_now
 from agent.errors import DatabaseCorruptError, DatabaseUnwritableError
 from agent.shelf import AT_ONCE, KINDS, Changes, Kind, OpenEvent, Shelf, SpooledMessage
 
@@ -430,4 +431,4 @@ class Spool:
 
 def _higher_than_any() -> int:
     """A number that nobody has given: hundredths of a second since 1970. A file that cannot be read may hold others."""
-    return round(max(time.time(), NOT_BEFORE_S) * 100)
+    return round(max(utc_now().timestamp(), NOT_BEFORE_S) * 100)

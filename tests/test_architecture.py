@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "messages": {"clock", "values", "wire"},
     "database": {"errors"},
     "shelf": {"database", "errors"},
-    "spool": {"errors", "shelf"},
+    "spool": {"clock", "errors", "shelf"},
     "credentials": {"errors"},
     "broker": {"errors"},
     "publisher": {"broker", "errors", "shelf", "spool"},

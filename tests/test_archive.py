@@ -100,6 +100,20 @@ def test_a_stream_that_fails_spoils_only_the_rest(folder: Path, monkeypatch: pyt
     assert "connection reset" in recording.problem
 
 
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("s3://archive/2026/a.wav", "a.wav"),
+        ("zip://night/a.wav::file:///b.zip", "a.wav"),
+        ("simplecache::https://host/a.wav", "a.wav"),
+        ("https://host/a.wav?from=/b.wav", "a.wav"),
+    ],
+)
+def test_a_recording_has_its_own_name(address: str, name: str) -> None:
+    """Not that of the archive that it is in, and not what is asked for beside it."""
+    assert RemoteFile(address).name == name
+
+
 def test_a_password_in_an_address_is_not_shown() -> None:
     """Not in what is printed of a recording, and not in errors."""
     file = RemoteFile("what://user:hush@host/a.wav")
@@ -110,6 +124,57 @@ def test_a_password_in_an_address_is_not_shown() -> None:
     assert "hush" not in str(caught.value)
     (problem,) = walk_remote([file], SUFFIXES)[1]
     assert "hush" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://user:hu@sh@host:80/a.wav", "http://user:***@host:80/a.wav"),
+        ("http://hush@host/a.wav", "http://***@host/a.wav"),
+        ("http://hush@[fe80::1:2]:80/a.wav", "http://***@[fe80::1:2]:80/a.wav"),
+        ("https://host/a.wav?hush", "https://host/a.wav?***"),
+        ("abfs://box/a.wav?sig=hush&x=1", "abfs://box/a.wav?***"),
+        ("zip://a.wav::http://user:hush@host/b.zip?sig=hush", "zip://a.wav::http://user:***@host/b.zip?***"),
+        ("zip://?@night.wav::file:///b.zip", "zip://?@night.wav::file:///b.zip"),
+        ("file:///b/?.wav", "file:///b/?.wav"),
+    ],
+)
+def test_no_secret_of_an_address_is_shown(address: str, shown: str) -> None:
+    """Neither a password, nor a token in its place, nor what follows a question mark; signs of patterns stay."""
+    assert str(RemoteFile(address)) == shown
+
+
+def test_what_a_file_system_says_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its errors quote addresses as they were opened, or a part of them."""
+    inner = "http://user:hush@host/b.zip?sig=hush"
+    said = f"Max retries exceeded with url: /b.zip?sig=hush ({inner})"
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(said)
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", failing)
+    file = RemoteFile(f"zip://a.wav::{inner}")
+
+    with pytest.raises(RecordingError) as caught:
+        file.open()
+    (problem,) = walk_remote([file], SUFFIXES)[1]
+    for message in (str(caught.value), str(problem)):
+        assert "hush" not in message
+        assert "Max retries exceeded with url: /b.zip?*** (http://user:***@host/b.zip?***" in message
+
+
+def test_two_addresses_that_are_shown_alike_are_not_mixed_up(folder: Path) -> None:
+    """Who reads the events could not tell them apart: the second is named, and left out."""
+    for name in ("a?part=1.wav", "a?part=2.wav"):
+        (folder / name).write_bytes((folder / "a.wav").read_bytes())
+    addresses = [RemoteFile(f"file://{folder}/a?part={number}.wav") for number in (1, 2)]
+
+    found, problems = walk_remote(addresses, SUFFIXES)
+
+    assert found == addresses[:1]
+    assert [str(problem) for problem in problems] == [
+        f"file://{folder}/a?***: another address is shown like this one, expected a command for each"
+    ]
 
 
 def test_without_fsspec_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, call: Caller) -> None:

@@ -51,6 +51,11 @@ def test_help_lists_the_commands(call: Caller) -> None:
             ("replay", "--start", "2026-01-01T12:00:00", "a.wav"),
             "no time zone, expected for example 2026-01-01T12:00:00Z",
         ),
+        (
+            ("replay", "--start", "0001-01-01T00:00:00+14:00", "a.wav"),
+            "+14:00: expected a time in the years 1900 to 2999",
+        ),
+        (("replay", "--start", "9999-12-31T23:59:59Z", "a.wav"), "59Z: expected a time in the years 1900 to 2999"),
         (("replay", "--realtime", "--speed", "2", "a.wav"), "not allowed with argument"),
         (("replay", "--jobs", "0", "a.wav"), "0: expected a number from 1 to 1000"),
         (("classify", "--inference", "stream", "a.wav"), "invalid choice: 'stream'"),

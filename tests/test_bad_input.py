@@ -83,6 +83,16 @@ def test_what_is_no_recording_is_named_and_does_not_stop_the_others(
     assert str(bad) not in said.out
 
 
+def test_a_path_that_may_not_be_looked_at_does_not_stop_the_others(call: Caller, wail: Sound, tmp_path: Path) -> None:
+    """Nor does one of which the system does not say what it is."""
+    long = tmp_path / ("a" * 300)
+
+    said = call("replay", long, wail.file)
+
+    assert (said.code, said.err) == (3, f"urbansound: {long}: cannot be looked at (File name too long)\n")
+    assert str(wail.file) in said.out
+
+
 @pytest.mark.parametrize("name", ["truncated.wav", "truncated.flac", "truncated.ogg"])
 def test_a_truncated_recording_is_heard_as_far_as_it_goes(
     call: Caller, siren: Sound, tmp_path: Path, name: str

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -183,6 +184,18 @@ def test_events_have_a_date_where_one_is_known(
     began = datetime.fromisoformat(start)
     for time, seconds in (("start", "onset_s"), ("end", "offset_s")):
         assert datetime.fromisoformat(row[time]) == began + timedelta(seconds=row[seconds])
+
+
+def test_a_recording_in_an_archive_has_a_date_of_its_own(call: Caller, wail: Sound, tmp_path: Path) -> None:
+    """Its name in the archive says when it began, and not that of the archive."""
+    archive = tmp_path / "archive_20240101_000000.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(wail.file, "20260101_120000.wav")
+
+    (row,) = rows_of(call("replay", f"zip://*::file://{archive}").out)
+
+    began = datetime.fromisoformat(START)
+    assert datetime.fromisoformat(row["start"]) == began + timedelta(seconds=row["onset_s"])
 
 
 def test_one_start_is_for_one_recording(call: Caller, noise_file: Path, wail: Sound) -> None:
@@ -618,7 +631,7 @@ def test_no_coverage_is_said(call: Caller, tmp_path: Path) -> None:
     said = call("coverage", "--config", write_config(tmp_path, 1))
 
     assert (said.code, said.out) == (74, "")
-    assert "coverage.sqlite: cannot be read" in said.err
+    assert "coverage.sqlite: cannot be read (No such file or directory)" in said.err
 
 
 def test_replay_accounts_for_recordings(call: Caller, corner: Sound, noise_file: Path, tmp_path: Path) -> None:
@@ -638,11 +651,28 @@ def test_replay_accounts_for_recordings(call: Caller, corner: Sound, noise_file:
 
 
 def test_coverage_that_cannot_be_written_is_said(urbansound: CommandFactory, noise_file: Path, tmp_path: Path) -> None:
-    """A folder that is not there is named, before anything is judged."""
+    """A folder that is not there is named, before anything is judged; a full disk as well, when it is full."""
     replayed = urbansound("replay", "--coverage", tmp_path / "nowhere" / "file", noise_file)
+    filled = urbansound("replay", "--coverage", "/dev/full", noise_file)
 
-    assert replayed.wait() == 74
+    assert replayed.wait() == filled.wait() == 74
     assert "nowhere/file: cannot be written (No such file or directory)" in replayed.stderr
+    assert filled.stderr == "urbansound: /dev/full: cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("name", ["day.WAV", "day"])
+def test_coverage_is_not_written_over_a_recording(call: Caller, noise_file: Path, tmp_path: Path, name: str) -> None:
+    """Where FILE was forgotten, the first recording would be it: by its suffix, or because it is heard as well."""
+    recording = noise_file.rename(tmp_path / name)
+    content = recording.read_bytes()
+    again = tmp_path / "again"
+    again.symlink_to(recording)
+
+    said = call("replay", "--coverage", recording, again)
+
+    assert (said.code, said.out) == (2, "")
+    assert f"--coverage {recording}: is a recording or named as one, expected another FILE" in said.err
+    assert recording.read_bytes() == content
 
 
 # Watch
@@ -714,6 +744,29 @@ def test_watch_shows_what_it_cannot_read(
 
     assert watched.wait() == 0
     assert watched.lines == [f"{EVENT}: not a message that this version can read\n"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_watch_escapes_what_the_terminal_cannot_show(
+    urbansound: CommandFactory,
+    published: Path,
+    broker: Broker,
+    subscribe: SubscriberFactory,
+    arguments: tuple[str, ...],
+) -> None:
+    """A sign that the terminal's encoding lacks ends nothing: it comes as JSON writes it, the others as they are."""
+    latin_1 = {"PYTHONIOENCODING": "latin-1"}
+    watched = urbansound("watch", "--config", published, "--count", "1", *arguments, more=latin_1)
+    watched.wait_for_log("watching")
+    documents = (REPOSITORY / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"(?ms)^```json\n(.*?)^```$", documents) if "event/1" in block)
+    event = json.loads(example) | {"label": "é\N{CJK UNIFIED IDEOGRAPH-8B66}\N{BELL}"}
+
+    subscribe(broker.options())._client.publish(EVENT, json.dumps(event, ensure_ascii=False).encode(), qos=1)
+
+    assert watched.wait() == 0, watched.stderr
+    (line,) = watched.lines
+    assert os.fsdecode(b"\xe9") + r"\u8b66\ud83d\udd14" in line
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])

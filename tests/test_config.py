@@ -1,5 +1,6 @@
 """Promises of `agent.config`: one strict file, an environment that wins, and a reference that tells the truth."""
 
+import os
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -189,6 +190,16 @@ def test_a_wrong_environment_is_named(name: str, value: str, expected: str) -> N
         load_config(None, {name: value})
 
     assert str(caught.value).startswith(f"configuration with {name}: {expected}")
+
+
+def test_an_environment_that_is_not_text_is_named() -> None:
+    """Bytes that are no UTF-8 are refused where they are read, and not shown: they may be a password."""
+    name = "URBANSOUND_MQTT__PASSWORD"
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {name: os.fsdecode(b"hunter\xff")})
+
+    assert str(caught.value) == f"environment {name}: is not UTF-8 text"
 
 
 def test_a_key_cannot_be_a_value_and_a_section(config_file: Path) -> None:

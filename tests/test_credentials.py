@@ -36,6 +36,14 @@ def test_a_password_file_that_holds_none_is_named(tmp_path: Path, content: bytes
         read_password(None, file, {})
 
 
+def test_credentials_that_may_not_be_looked_at_are_named(tmp_path: Path) -> None:
+    """Where systemd's folder is none that can be used, nobody logs in anonymously."""
+    folder = tmp_path / ("a" * 300)
+
+    with pytest.raises(ConfigError, match=f"mqtt password file {folder}/mqtt_password: cannot be read .*too long"):
+        read_password(None, None, {"CREDENTIALS_DIRECTORY": str(folder)})
+
+
 @pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
 def test_a_missing_certificate_file_is_named(tmp_path: Path, certificates: Certificates, name: str) -> None:
     """The error says which setting names which file that is not there."""

@@ -1,6 +1,7 @@
 """Promises of `agent.parquet`: events as a table that other programs read with the right types."""
 
 import io
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_times_are_utc() -> None:
 
     (row,) = parquet.read_table(io.BytesIO(stream.getvalue())).to_pylist()
     assert row["start"] == datetime(2026, 1, 1, 12, 0, 0, 100_000, tzinfo=UTC)
+
+
+def test_a_name_that_is_not_text_is_readable() -> None:
+    """A table holds UTF-8 alone: what is none in the name of a file is replaced, and no row is lost."""
+    stream = io.BytesIO()
+    with ParquetWriter(stream, EVENT_COLUMNS) as writer:
+        for name in (b"caf\xe9.wav", "café.wav".encode()):
+            writer.write({"file": os.fsdecode(name)})
+
+    rows = parquet.read_table(io.BytesIO(stream.getvalue())).to_pylist()
+    assert [row["file"] for row in rows] == ["caf\N{REPLACEMENT CHARACTER}.wav", "café.wav"]
 
 
 def test_a_full_disk_is_said(urbansound: CommandFactory, siren: Sound) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from agent.printout import (
     row_writer,
 )
 from agent.wire import read_message
+from tests.conftest import REPOSITORY
 
 EVENT = {
     "file": "a, b.wav",
@@ -71,6 +73,20 @@ def test_a_message_that_cannot_be_read_is_said(payload: bytes) -> None:
     assert message_line("a/b", read_message(payload)) == "a/b: not a message that this version can read"
 
 
+def test_a_message_cannot_steer_the_terminal() -> None:
+    """What another node sends is one line of what can be seen: controls and line breaks come as escapes."""
+    documents = (REPOSITORY / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"(?ms)^```json\n(.*?)^```$", documents) if "event/1" in block)
+    event = json.loads(example) | {"label": "a\x1b[2J\nb café", "node": "n\u202e"}
+
+    line = message_line("a/b", read_message(json.dumps(event).encode()))
+
+    assert r"  a\x1b[2J\nb café " in line
+    assert line.startswith(r"n\u202e/")
+    assert line.isprintable()
+    assert message_line("a\x1b/b", None).startswith(r"a\x1b/b: ")
+
+
 def test_a_file_of_lines_is_begun_anew(tmp_path: Path) -> None:
     """What stood there is of another run; each line is there as soon as it was added."""
     file = tmp_path / "lines"
@@ -85,12 +101,14 @@ def test_a_file_of_lines_is_begun_anew(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is not there, a disk that is full, and the same under standard output."""
-    with pytest.raises(OutputError, match=r"lines: cannot be written \(No such file or directory\)"):
-        line_file(tmp_path / "nowhere" / "lines")
     with (
-        suppress(OSError),  # closing it fails once more
-        Path("/dev/full").open("w", encoding="utf-8") as full,
+        pytest.raises(OutputError, match=r"lines: cannot be written \(No such file or directory\)"),
+        line_file(tmp_path / "nowhere" / "lines"),
+    ):
+        pass
+    with (
         pytest.raises(OutputError, match=r"/dev/full: cannot be written \(No space left on device\)"),
+        line_file(Path("/dev/full")) as full,  # closing it fails once more
     ):
         add_line(full, CLIP)
     with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:

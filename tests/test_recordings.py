@@ -35,6 +35,17 @@ def test_what_cannot_be_found_stops_nothing(tmp_path: Path) -> None:
     assert empty.startswith(f"{tmp_path / 'empty'}: no recordings in this folder, expected *.aif ")
 
 
+def test_what_may_not_be_looked_at_stops_nothing(tmp_path: Path) -> None:
+    """A path of which the system does not even say what it is, such as one that is too long, is told as well."""
+    (tmp_path / "x.wav").touch()
+    long = tmp_path / ("a" * 300)
+
+    files, problems = walk([long, tmp_path / "x.wav"])
+
+    assert files == [tmp_path / "x.wav"]
+    assert [str(problem) for problem in problems] == [f"{long}: cannot be looked at (File name too long)"]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
