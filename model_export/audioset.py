@@ -8,7 +8,6 @@ Only classes are used that were seen to tell our label apart: given below is the
 mean score, over 2148 clips of UrbanSound8K (folds 1, 2 and a part of 3) and 320 of ESC-10.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from agent.errors import ModelError
 from agent.model_card import EventCard
-from agent.values import AudioBlock, FloatArray, Prediction
-from agent.wavfile import open_recording
+from agent.values import FloatArray, Prediction
+from model_export.features import read_mono
 from model_export.scenes import Scene, SceneFile
 from model_export.soundscapes import SAMPLE_RATE_HZ, Soundscape
 from model_export.tracks import NOTHING_KNOWN, WINDOW_HOP_S, Track
@@ -75,20 +74,22 @@ class YamnetListener:
 
     def hear(self, soundscape: Soundscape) -> Track:
         """The track of a scene that was just made."""
-        return self._track(soundscape.scene, [AudioBlock(soundscape.samples, 0)], SAMPLE_RATE_HZ)
+        return self._track(soundscape.scene, soundscape.samples, SAMPLE_RATE_HZ)
 
     def hear_file(self, scene_file: SceneFile) -> Track:
-        """The track of a scene in a file."""
-        with open_recording(scene_file.file) as recording:
-            return self._track(scene_file.scene, recording.blocks(), recording.sample_rate_hz)
+        """The track of a scene in a file.
+
+        Raises:
+            RecordingError: it cannot be read, or holds no sound.
+        """
+        return self._track(scene_file.scene, *read_mono(scene_file.file))
 
     def event_card(self, like: EventCard) -> EventCard:
         """The event numbers of a model, with the peer's own responses and nothing that was set for a class."""
         responses = {"onset_response_s": RESPONSE_S, "offset_response_s": RESPONSE_S}
         return like.model_copy(update=responses | {"classes": {}})
 
-    def _track(self, scene: Scene, blocks: Iterable[AudioBlock], rate_hz: int) -> Track:
-        samples = np.concatenate([block.samples for block in blocks])
+    def _track(self, scene: Scene, samples: FloatArray, rate_hz: int) -> Track:
         duration_s = len(samples) / rate_hz
         if rate_hz != RATE_HZ:
             samples = soxr.resample(samples, rate_hz, RATE_HZ)

@@ -7,6 +7,7 @@ not map: that one and all after it run on the CPU.
 Source: Coral, "TensorFlow models on the Edge TPU", model requirements and supported operations (runtime 14).
 """
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,7 @@ def operators_of(file: Path) -> list[Operator]:
     """Hold each operator of a file against the rules.
 
     Raises:
-        ModelError: the file cannot be read, or is no TFLite file.
+        ModelError: the file cannot be read, or is no whole TFLite file.
     """
     try:
         content = file.read_bytes()
@@ -214,7 +215,10 @@ def operators_of(file: Path) -> list[Operator]:
         raise ModelError(f"model file {file}: cannot be read ({error.strerror})") from error
     if not schema.Model.ModelBufferHasIdentifier(content, 0):
         raise ModelError(f"model file {file}: is no TFLite file, expected the identifier TFL3")
-    model = schema.ModelT.InitFromPackedBuf(content)
+    try:
+        model = schema.ModelT.InitFromPackedBuf(content)
+    except (struct.error, TypeError, ValueError) as error:  # what lies where no tensor can be
+        raise ModelError(f"model file {file}: is no whole TFLite file ({error})") from error
     if len(model.subgraphs) != 1:
         raise ModelError(f"model file {file}: has {len(model.subgraphs)} graphs, expected 1")
     found = []

@@ -4,17 +4,21 @@ In: clips. Out: for each, float32 (n_frames, n_mels), one frame each hop, from t
 keeps levels far below the card's floor, so that gain can be changed afterwards and then clipped as the card says.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import soxr
 
+from agent.errors import RecordingError
 from agent.frontend import FrontEnd
 from agent.model_card import FrontEndNumbers
 from agent.values import AudioBlock, FloatArray
 from agent.wavfile import open_recording
 from model_export.clips import Clip
+
+log = logging.getLogger(__name__)
 
 FRONT_END = FrontEndNumbers(
     sample_rate_hz=16_000,
@@ -33,9 +37,17 @@ DEEP = FRONT_END.model_copy(update={"level_min_db": -140.0, "level_max_db": 20.0
 
 
 def read_mono(file: Path) -> tuple[FloatArray, int]:
-    """A whole short clip: float32 (n,) in [-1, 1], mean of the channels, and its rate in hertz."""
+    """A whole short clip: float32 (n,) in [-1, 1], mean of the channels, and its rate in hertz.
+
+    Raises:
+        RecordingError: the file is not a recording that can be read, or holds no sound.
+    """
     with open_recording(file) as recording:
         blocks = [block.samples for block in recording.blocks()]
+    if not blocks:
+        raise RecordingError(recording.problem or f"{file}: holds no samples")
+    if recording.problem:
+        log.warning("%s", recording.problem)
     return np.concatenate(blocks), recording.sample_rate_hz
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.errors import UsageError
-from agent.model_card import ModelFolder
+from agent.model_card import EventNumbers, ModelFolder
 from agent.values import FloatArray
 from model_export import mlp
 from model_export.clips import BACKGROUND, Clip, hold_out_fold
@@ -172,7 +172,8 @@ def write_head(
 
     Args:
         head: trained on the clips.
-        base: whose embedding it stands on. Its event numbers and groups stay, for labels that it knows.
+        base: whose embedding it stands on. Its groups and event numbers stay, for labels that it knows; a label that
+            it does not tell gets the thresholds of its default.
         clips: what the activations are calibrated on, and int8 is held against float on.
         embeddings: of the clips.
         out: another folder than the base's.
@@ -195,7 +196,7 @@ def write_head(
         description = f"MLP 512-128 on the embedding of {card.name} {card.version}; the classes {', '.join(labels)}"
         said = Metadata(name, description, VERSION, AUTHOR, card.licence, labels)
         describe_classifier(classifier, said)
-        known = {label: numbers for label, numbers in card.events.classes.items() if label in labels}
+        known = {label: _inherited(numbers) for label, numbers in card.events.classes.items() if label in labels}
         changes = {
             "name": name,
             "version": VERSION,
@@ -209,3 +210,10 @@ def write_head(
         return write_model_json(out, card.model_copy(update=changes)), agreement
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}; expected a folder to write to") from error
+
+
+def _inherited(numbers: EventNumbers) -> EventNumbers:
+    """What a label keeps of its event numbers: all but its silence, which was chosen for another classifier."""
+    if numbers.on != 1.0:
+        return numbers
+    return EventNumbers(**numbers.model_dump(exclude_unset=True, exclude={"on", "off"}))

@@ -53,7 +53,8 @@ GROUPS = {
 }
 CALIBRATED = "Likelihoods are calibrated"
 FIRST_CHOICES = "The event thresholds are first choices, not tuned."
-TUNED = "The event thresholds are chosen on made scenes by `urbansound-model tune`, not in a street."
+INHERITED = "The event thresholds come from the base, and were not chosen for these classes."
+TUNED = "The event thresholds are chosen on scenes by `urbansound-model tune`; a street has others."
 EVENTS_HEADING = "## Events"
 N_CONVOLUTIONS = 8
 DEFAULT_NUMBERS = EventNumbers(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0, span_s=1.0)
@@ -202,7 +203,7 @@ def write_events(model: ModelFolder, events: EventCard, text: str, out: Path) ->
                     shutil.copyfile(model.path / name, out / name)
         document = out / DOCUMENT
         if document.is_file():
-            before = document.read_text(encoding="utf-8").replace(FIRST_CHOICES, TUNED)
+            before = document.read_text(encoding="utf-8").replace(FIRST_CHOICES, TUNED).replace(INHERITED, TUNED)
             before = re.sub(rf"(?ms)^{EVENTS_HEADING}\n.*?(?=^## )", "", before)
             head, limits, rest = before.partition("## Limits\n")
             document.write_text(f"{head}{EVENTS_HEADING}\n{text}\n{limits}{rest}", encoding="utf-8")
@@ -359,8 +360,9 @@ Front end and embedding of {below.name}; MLP 512-128 with the standardization fo
 ## Limits
 It tells these classes from one another, and knows nothing else: what is none of them is given the nearest name, unless
 there is a class `{BACKGROUND}` that has heard such sounds. Places and microphones that are in no recording may sound
-different. The figures are of the network before its quantization. Likelihoods are not calibrated. The responses and
-event thresholds are those of {below.name}, not measured for these classes.
+different. The figures are of the network before its quantization. Likelihoods are not calibrated.
+The responses are those of {below.name}, not measured for these classes.
+{INHERITED}
 
 ## Make it again
 `urbansound-model head --data DIR --base MODEL --out DIR` (seed {seed}).

@@ -24,6 +24,7 @@ from model_export.scenes import Sounding
 
 DECIMALS = 6  # of an overlap in seconds: one that is exactly a tolerance passes
 HOUR_S = 3600.0
+MAX_VALUES = 1 << 22  # that are looked at at once: stretches by thresholds by true events
 
 Floats = NDArray[np.float64]
 Steps = tuple[Floats, Floats]  # thresholds, and by how much a count changes as the threshold falls to each
@@ -62,7 +63,7 @@ class ScoredScene:
     Attributes:
         edges_s: float64 (n + 1,), where the stretches with one score begin, and where the last one ends.
         scores: float32 (n, n_labels).
-        soundings: what is true.
+        soundings: what is true; no two of one label overlap.
     """
 
     edges_s: Floats
@@ -127,9 +128,27 @@ def _counts(
     scene: ScoredScene, column: int, label: str, others: Sequence[str], tolerances: Tolerances
 ) -> tuple[Floats, Floats, Floats, list[Floats]]:
     """At each threshold, falling: true events found, false positives, cross triggers of each other label."""
-    scores = scene.scores[:, column]
-    thresholds = np.unique(scores)[::-1].astype(np.float64)
-    is_on = np.pad(scores >= thresholds[:, None].astype(scores.dtype), ((0, 0), (1, 1)))  # (n_thresholds, n + 2)
+    thresholds = np.unique(scene.scores[:, column])[::-1]
+    at_once = max(1, MAX_VALUES // (len(scene.scores) * (1 + len(scene.soundings))))
+    parts = [
+        _counts_at(thresholds[first:][:at_once], scene, column, label=label, others=others, tolerances=tolerances)
+        for first in range(0, len(thresholds), at_once)
+    ]
+    found, false, *crossed = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return thresholds.astype(np.float64), found, false, crossed
+
+
+def _counts_at(
+    thresholds: FloatArray,
+    scene: ScoredScene,
+    column: int,
+    *,
+    label: str,
+    others: Sequence[str],
+    tolerances: Tolerances,
+) -> list[Floats]:
+    """The same at some of the thresholds, one array for each of the counts."""
+    is_on = np.pad(scene.scores[:, column] >= thresholds[:, None], ((0, 0), (1, 1)))  # (n_thresholds, n + 2)
     change = np.diff(is_on.astype(np.int8), axis=1)
     at, first = np.nonzero(change == 1)  # in the same order as the ends: each detection one of both
     _, stop = np.nonzero(change == -1)
@@ -155,7 +174,7 @@ def _counts(
         for other in others:
             crosses = ~relevant & _reaches(overlaps(other).sum(axis=1), tolerances.cross_tolerance * lengths)
             crossed.append(np.bincount(at[crosses], minlength=len(thresholds)).astype(np.float64))
-    return thresholds, found, false, crossed
+    return [found, false, *crossed]
 
 
 def _reaches(overlap: Floats, needed: Floats | np.float64) -> NDArray[np.bool_]:

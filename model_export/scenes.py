@@ -5,6 +5,7 @@ In: a folder with a recording and a TSV file for each scene, as `soundscapes` wr
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ def read_scenes(folder: Path, labels: Iterable[str]) -> list[SceneFile]:
         labels: what may be in the TSV.
 
     Raises:
-        UsageError: a recording without labels, or a line that is not onset, offset and label.
+        UsageError: a recording without labels, a line that is not onset, offset and label, or JSON that is something
+            else.
         RecordingError: no recordings, or the folder cannot be listed.
     """
     files, problems = walk([folder])
@@ -74,24 +76,42 @@ def read_scenes(folder: Path, labels: Iterable[str]) -> list[SceneFile]:
     known = tuple(labels)
     scenes = []
     for file in files:
-        table, origin = file.with_suffix(".tsv"), file.with_suffix(".json")
-        made = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
         name = file.relative_to(folder).with_suffix("").as_posix()
-        scene = Scene(name, made.get("fold"), made.get("group", name), tuple(sorted(read_soundings(table, known))))
-        scenes.append(SceneFile(scene, file))
+        fold, group = _origin(file.with_suffix(".json"), name)
+        soundings = read_soundings(file.with_suffix(".tsv"), known)
+        scenes.append(SceneFile(Scene(name, fold, group, tuple(soundings)), file))
     return scenes
 
 
+def _origin(file: Path, name: str) -> tuple[int | None, str]:
+    """Fold and group of a scene."""
+    if not file.is_file():
+        return None, name
+    try:
+        made = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file}: not JSON ({error})") from error
+    fold, group = (made.get("fold"), made.get("group", name)) if isinstance(made, dict) else (None, None)
+    if not isinstance(fold, int | None) or not isinstance(group, str):
+        raise UsageError(f"{file}: expected a fold and a group, as `urbansound-model soundscapes` writes them")
+    return fold, group
+
+
 def read_soundings(table: Path, labels: Sequence[str]) -> list[Sounding]:
-    """The lines of a TSV file: onset, offset, label.
+    """The lines of a TSV file: onset, offset, label. Those of one label that overlap are one sound.
+
+    Returns:
+        In the order of their onsets.
 
     Raises:
-        UsageError: no such file, or a line that is something else.
+        UsageError: no such file, not text, or a line that is something else.
     """
     try:
         lines = table.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(f"{table}: {error.strerror}; expected the labels of the recording beside it") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{table}: not UTF-8 text ({error})") from error
     soundings = []
     for number, line in enumerate(lines, start=1):
         cells = line.split("\t")
@@ -100,12 +120,24 @@ def read_soundings(table: Path, labels: Sequence[str]) -> list[Sounding]:
             sounding = Sounding(float(onset), float(offset), label)
         except ValueError:
             raise UsageError(f"{table}, line {number}: {line!r}, expected onset, offset and label") from None
-        if label not in labels or not 0.0 <= sounding.onset_s < sounding.offset_s:
+        if label not in labels or not 0.0 <= sounding.onset_s < sounding.offset_s < math.inf:
             raise UsageError(
                 f"{table}, line {number}: {line!r}, expected onset before offset and one of {', '.join(labels)}"
             )
         soundings.append(sounding)
-    return soundings
+    return _joined(soundings)
+
+
+def _joined(soundings: Iterable[Sounding]) -> list[Sounding]:
+    """Those of one label that overlap as one; in the order of their onsets."""
+    joined: list[Sounding] = []
+    for one in sorted(soundings, key=lambda one: (one.label, one.onset_s)):
+        if joined and joined[-1].label == one.label and one.onset_s < joined[-1].offset_s:
+            before = joined.pop()
+            joined.append(Sounding(before.onset_s, max(before.offset_s, one.offset_s), one.label))
+        else:
+            joined.append(one)
+    return sorted(joined)
 
 
 def write_soundings(soundings: Iterable[Sounding], table: Path) -> None:

@@ -77,7 +77,7 @@ def _tuning_parts(tuning: Tuning) -> Iterator[str]:
     hours = tuning.event_free_hours
     taken = tuning.taken
     yield (
-        f"For at most {tuning.budget:g} false alarms in an hour without events, chosen on made scenes with\n"
+        f"For at most {tuning.budget:g} false alarms in an hour without events, chosen on scenes with\n"
         f"{total(taken.fitted.values()).true} events and {hours:.1f} h without any. Held out: each fold by what was\n"
         "chosen on the others. Fitted figures promise too much, those held out too little: the best that keeps the\n"
         "budget in the mean of both is taken."

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from agent import pipeline
 from agent.aggregation import Aggregator
 from agent.config import InferenceConfig
+from agent.errors import RecordingError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
@@ -92,10 +93,15 @@ class Listener:
         """The track of a scene in a file.
 
         Raises:
-            RecordingError: it cannot be read.
+            RecordingError: it cannot be read, or holds no sound.
         """
         with open_recording(scene_file.file) as recording:
-            return self._track(scene_file.scene, recording.blocks(), recording.sample_rate_hz)
+            track = self._track(scene_file.scene, recording.blocks(), recording.sample_rate_hz)
+        if not track.predictions:
+            raise RecordingError(recording.problem or f"{scene_file.file}: holds no samples")
+        if recording.problem:
+            log.warning("%s", recording.problem)
+        return track
 
     def _track(self, scene: Scene, blocks: Iterable[AudioBlock], rate_hz: int) -> Track:
         front_end = FrontEnd(self._card.front_end, capture_rate_hz=rate_hz, window_hop_s=WINDOW_HOP_S)

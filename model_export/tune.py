@@ -53,7 +53,8 @@ class Evidence:
 
     Attributes:
         labels: in the order of the counts.
-        candidates: of each label the rules, in the same order for all; the last one is the card's.
+        candidates: of each label the rules, but for the longest duration the same for all, and in the same order; the
+            last one is the card's.
         groups: names of the groups.
         units: of each group, what it is held out with: its fold, or itself.
         counts: float64 (n_groups, n_labels, n_candidates, 7), the fields of `Counts`.
@@ -145,7 +146,7 @@ class Tuning:
 
 
 def grid(max_duration_s: float) -> list[EventRule]:
-    """The candidates that each label has."""
+    """The candidates of a label, with the longest duration that it has."""
     return [
         EventRule(on, round(on * off, 3), min_duration_s, merge_gap_s, max_duration_s, span_s)
         for span_s, on, off, min_duration_s, merge_gap_s in itertools.product(
@@ -195,9 +196,8 @@ def tune(tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventC
     Raises:
         UsageError: the scenes are of one group only.
     """
-    max_duration_s = max(rule.max_duration_s for rule in rules.values())
-    shared = grid(max_duration_s)
-    evidence = gather(tracks, {label: [*shared, rule] for label, rule in rules.items()}, events)
+    candidates = {label: [*grid(rule.max_duration_s), rule] for label, rule in rules.items()}
+    evidence = gather(tracks, candidates, events)
     tried = list(_ways(evidence, budget))
     taken = _best(tried, evidence, budget)
     chosen = {label: evidence.candidates[label][taken.choice[label]] for label in evidence.labels}

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from agent.errors import ModelError
+from agent.errors import ModelError, RecordingError
 from agent.model_card import DEFAULT_MODEL, load_model_folder
 from model_export.audioset import AUDIOSET, N_CLASSES, RESPONSE_S, YamnetListener
 from model_export.clips import URBANSOUND8K_LABELS, urbansound8k
@@ -54,6 +55,16 @@ def test_a_track_covers_the_scene(yamnet: YamnetListener, recordings: Path) -> N
     assert track.duration_s == pytest.approx(len(sound_of(clip)) / 16_000, abs=0.001)
     assert len(track.predictions) == 1 + int((track.duration_s - 0.975) / 0.1)
     assert all(0.0 <= one.likelihoods.min() <= one.likelihoods.max() <= 1.0 for one in track.predictions)
+
+
+def test_a_scene_of_which_no_sound_is_left_is_named(yamnet: YamnetListener, tmp_path: Path) -> None:
+    """Its header alone opens, and nothing comes."""
+    file = tmp_path / "cut.flac"
+    soundfile.write(file, np.random.default_rng(0).uniform(-0.1, 0.1, 4 * 16_000), 16_000)
+    file.write_bytes(file.read_bytes()[:4_500])
+
+    with pytest.raises(RecordingError, match=f"{file}: cannot be read beyond 0"):
+        yamnet.hear_file(SceneFile(Scene("x", None, "x", ()), file))
 
 
 def test_it_has_responses_of_its_own(yamnet: YamnetListener) -> None:

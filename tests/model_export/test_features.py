@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+import soundfile
 
+from agent.errors import RecordingError
 from agent.frontend import FrontEnd
 from agent.values import AudioBlock
 from model_export.clips import urbansound8k
@@ -38,6 +41,31 @@ def test_a_short_clip_gives_one_window(data_sets: tuple[Path, Path]) -> None:
     assert counts == [1]
     assert windows.shape == (1, FRONT_END.n_frames, FRONT_END.n_mels)
     assert (windows[0, -10:] == FRONT_END.level_min_db).all()
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Path:
+    """A FLAC file of 4 s that a full disk has cut off after 2."""
+    file = tmp_path / "cut.flac"
+    soundfile.write(file, np.random.default_rng(0).uniform(-0.1, 0.1, 4 * 16_000), 16_000)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return file
+
+
+def test_a_clip_that_was_cut_off_is_told(cut: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is left of it is read, and a warning says which file is not whole."""
+    samples, rate_hz = read_mono(cut)
+
+    assert 0 < len(samples) < 3 * rate_hz
+    assert f"{cut}: cannot be read beyond" in caplog.text
+
+
+def test_a_clip_of_which_no_sound_is_left_is_named(cut: Path) -> None:
+    """Its header alone opens, and nothing comes."""
+    cut.write_bytes(cut.read_bytes()[:4_500])
+
+    with pytest.raises(RecordingError, match=f"{cut}: cannot be read beyond 0"):
+        read_mono(cut)
 
 
 def test_levels_are_clipped_as_the_card_says() -> None:

@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agent.errors import ModelError
-from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
+from agent.model_card import DEFAULT_MODEL, EventNumbers, ModelFolder, load_model_folder
 from agent.values import FloatArray
 from model_export import mlp
 from model_export.cli import main
@@ -20,6 +21,7 @@ from model_export.clips import Clip
 from model_export.head import cross_validate, train_head, write_head
 from model_export.metadata import read_metadata
 from model_export.tflite_mlp import write_mlp
+from model_export.tracks import rules_of
 from tests.commands import Caller
 from tests.conftest import REPOSITORY
 
@@ -213,7 +215,8 @@ def test_a_long_recording_does_not_outvote_the_others(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("few_steps")
 def test_what_the_base_says_of_a_label_stays(base: ModelFolder, tmp_path: Path) -> None:
     """Groups and event numbers of labels that the base knows; `background` is never an event."""
-    known = next(label for label in base.card.events.classes if label in base.card.groups)
+    rules = rules_of(base.card)
+    known = next(label for label in base.card.events.classes if not rules[label].is_silent)
     clips, embeddings = made((known, "rooster", "background"), n_recordings=2, d=240)
     trained = train_head(clips, embeddings, seed=0)
 
@@ -225,6 +228,21 @@ def test_what_the_base_says_of_a_label_stays(base: ModelFolder, tmp_path: Path) 
     assert model.card.events.classes == {known: base.card.events.classes[known]}
     assert model.card.events.default == base.card.events.default
     assert agreement.n_windows == 12 * 4
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_silence_is_not_inherited(base: ModelFolder, tmp_path: Path) -> None:
+    """What the base never tells, because its own classifier is bad at it, is told at its default; the rest stays."""
+    classes = {"siren": EventNumbers(on=1.0, off=0.3, span_s=0.5), "car_horn": EventNumbers(on=0.9, off=0.2)}
+    events = base.card.events.model_copy(update={"classes": classes})
+    changed = replace(base, card=base.card.model_copy(update={"events": events}))
+    clips, embeddings = made((*classes, "background"), n_recordings=2, d=240)
+    trained = train_head(clips, embeddings, seed=0)
+
+    model, _ = write_head(trained, changed, clips, embeddings, tmp_path / "own")
+
+    assert model.card.events.classes == {"siren": EventNumbers(span_s=0.5), "car_horn": classes["car_horn"]}
+    assert not any(rule.is_silent for rule in rules_of(model.card).values())
 
 
 @pytest.mark.usefixtures("few_steps")

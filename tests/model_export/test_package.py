@@ -19,7 +19,16 @@ from agent.model_card import (
 )
 from model_export.calibration import Rescaling
 from model_export.clips import BACKGROUND, LABELS
-from model_export.package import DOCUMENT, FIRST_CHOICES, TUNED, write_document, write_events, write_model_json
+from model_export.package import (
+    DOCUMENT,
+    FIRST_CHOICES,
+    INHERITED,
+    TUNED,
+    write_document,
+    write_events,
+    write_head_document,
+    write_model_json,
+)
 from model_export.results import Output
 from model_export.train import Recipe
 from model_export.trained import training_record
@@ -129,6 +138,19 @@ def test_other_numbers_of_events_leave_the_rest_as_it_is(untuned: ModelFolder, t
     assert written.path == tmp_path / "tuned"
     document = (written.path / DOCUMENT).read_text(encoding="utf-8")
     assert document == f"# It\n\n## Figures\nGood.\n\n## Events\nThe third.\n\n## Limits\nMany. {TUNED}\n"
+
+
+def test_a_head_that_was_tuned_says_so(untuned: ModelFolder, tmp_path: Path) -> None:
+    """Its document no longer says that its thresholds are those of the base."""
+    write_head_document(untuned, untuned, "Good.\n", seed=0)
+    assert INHERITED in (untuned.path / DOCUMENT).read_text(encoding="utf-8")
+
+    written = write_events(untuned, untuned.card.events, "The numbers.\n", tmp_path / "tuned")
+
+    document = (written.path / DOCUMENT).read_text(encoding="utf-8")
+    assert INHERITED not in document
+    assert TUNED in document
+    assert f"The responses are those of {untuned.card.name}" in document
 
 
 def test_files_that_are_compiled_for_an_accelerator_come_along(untuned: ModelFolder, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """PSDS on scenes small enough to be checked in the head; `test_score` holds it against the field's tool."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from model_export import psds as psds_module
 from model_export.psds import PSDS1, PSDS2, ScoredScene, Tolerances, psds
 from model_export.scenes import Sounding
 
@@ -62,6 +65,40 @@ def test_a_cross_trigger_costs_more_than_a_false_positive() -> None:
     assert psds([scene], LABELS, PSDS2) == pytest.approx(0.0)
     wide = Tolerances(0.1, 0.1, cross_tolerance=0.3, cross_cost=0.5, instability_cost=0.0, max_rate=2 * rate)
     assert psds([scene], LABELS, wide) == pytest.approx((0.5 + 1.0) / 2)
+
+
+def minutes(n_minutes: int) -> ScoredScene:
+    """A scene with scores that are nearly all different, each of a tenth of a second, and a siren each half minute."""
+    rng = np.random.default_rng(0)
+    n = 600 * n_minutes
+    scores = np.convolve(rng.beta(0.5, 3.0, n), np.full(10, 0.1), "same")
+    sirens = [Sounding(at, at + 3.0, "siren") for at in np.arange(5.0, 60.0 * n_minutes, 30.0)]
+    return ScoredScene(np.arange(n + 1) / 10, np.stack([scores, scores[::-1]], axis=1).astype(np.float32), sirens)
+
+
+def test_a_long_recording_needs_little_memory() -> None:
+    """Five minutes have 3 000 thresholds with 3 000 stretches each, and are not looked at all at once."""
+    scene = minutes(5)
+    tracemalloc.start()
+    try:
+        psds([scene], LABELS, PSDS1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 50e6
+
+
+def test_it_does_not_matter_how_many_thresholds_are_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one, they give the same to the last bit."""
+    scene = minutes(1)
+    scene = ScoredScene(scene.edges_s, scene.scores, [*scene.soundings, DOG])
+    easy = Tolerances(0.1, 0.1, cross_tolerance=0.3, cross_cost=0.5, instability_cost=0.0)
+    together = psds([scene], LABELS, easy)
+    monkeypatch.setattr(psds_module, "MAX_VALUES", 1)
+
+    assert 0.1 < together < 0.9
+    assert psds([scene], LABELS, easy) == together
 
 
 def test_nothing_true_is_no_score() -> None:

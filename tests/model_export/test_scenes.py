@@ -55,6 +55,53 @@ def test_a_line_that_is_no_label_is_named(tmp_path: Path, line: str) -> None:
         read_scenes(tmp_path, LABELS)
 
 
+def test_a_time_without_end_is_no_label(tmp_path: Path) -> None:
+    """Nothing sounds for ever."""
+    a_scene(tmp_path, "a", "1.0\tinf\tsiren\n")
+
+    with pytest.raises(UsageError, match=r"a\.tsv, line 1: .*expected onset before offset"):
+        read_scenes(tmp_path, LABELS)
+
+
+def test_lines_of_one_label_that_overlap_are_one_sound(tmp_path: Path) -> None:
+    """Two people who label one siren, or two sirens at a time: nobody can tell how many there are."""
+    lines = ["3\t8\tsiren", "1\t5\tsiren", "2\t4\tdog_bark", "6\t7\tsiren", "8\t9\tsiren"]
+    a_scene(tmp_path, "a", "\n".join(lines))
+
+    (found,) = read_scenes(tmp_path, LABELS)
+
+    assert found.scene.soundings == (
+        Sounding(1.0, 8.0, "siren"),
+        Sounding(2.0, 4.0, "dog_bark"),
+        Sounding(8.0, 9.0, "siren"),
+    )
+
+
+def test_labels_in_another_encoding_are_named(tmp_path: Path) -> None:
+    """An old spreadsheet writes Latin-1."""
+    a_scene(tmp_path, "a", "").with_suffix(".tsv").write_bytes("0\t1\tsirène\n".encode("latin-1"))
+
+    with pytest.raises(UsageError, match=r"a\.tsv: not UTF-8 text \("):
+        read_scenes(tmp_path, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("{", r"not JSON \("),
+        ("[]", "expected a fold and a group"),
+        ('{"group": 3}', "expected a fold and a group"),
+        ('{"fold": "1"}', "expected a fold and a group"),
+    ],
+)
+def test_an_origin_that_says_nothing_is_named(tmp_path: Path, origin: str, expected: str) -> None:
+    """A file of that name that `soundscapes` has not written."""
+    a_scene(tmp_path, "a", "").with_suffix(".json").write_text(origin)
+
+    with pytest.raises(UsageError, match=rf"a\.json: {expected}"):
+        read_scenes(tmp_path, LABELS)
+
+
 def test_a_recording_without_labels_is_named(tmp_path: Path) -> None:
     """A scene that nobody labelled is not one without events."""
     a_scene(tmp_path, "a", "").with_suffix(".tsv").unlink()

@@ -157,6 +157,22 @@ def test_scores_cover_the_scene_without_gaps() -> None:
     assert high.max() == pytest.approx(6.0, abs=0.2)
 
 
+@pytest.mark.parametrize("kept", [0.5, 0.05])
+def test_a_scene_that_was_cut_off_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: float) -> None:
+    """A warning, or, where no sound is left, an error says which file is not whole."""
+    file = tmp_path / "cut.flac"
+    soundfile.write(file, render((Played("siren", 0.5, 2.0, -20.0),), 3.0), DEMO_RATE_HZ)
+    file.write_bytes(file.read_bytes()[: round(kept * file.stat().st_size)])
+    listener = Listener(load_model_folder(DEFAULT_MODEL))
+
+    if kept > 0.1:
+        assert 0.0 < listener.hear_file(SceneFile(SCENE, file)).duration_s < 3.0
+        assert f"{file}: cannot be read beyond" in caplog.text
+    else:
+        with pytest.raises(RecordingError, match=f"{file}: cannot be read beyond 0"):
+            listener.hear_file(SceneFile(SCENE, file))
+
+
 def test_a_folder_without_scenes_is_named(tmp_path: Path) -> None:
     """Pointing at the wrong place is a usage error."""
     with pytest.raises(RecordingError, match=f"{tmp_path}: no recordings in this folder"):

@@ -184,6 +184,17 @@ def test_a_fold_that_says_a_label_often_counts_no_more_than_the_others() -> None
         assert (one.held_out["dog_bark"].hits, one.held_out["dog_bark"].told) == (7, 15)
 
 
+def test_the_longest_duration_of_each_label_stays() -> None:
+    """It is no candidate: a siren that may go on for ten minutes says nothing about dogs."""
+    rules = {label: replace(RULE, on=0.3, off=0.2) for label in LABELS}
+    rules["siren"] = replace(rules["siren"], max_duration_s=600.0)
+
+    tuning = tune(scenes(lambda _: {"siren": (0.9, 0.4), "dog_bark": (0.9, 0.4)}), rules, EVENTS, budget=2.0)
+
+    assert tuning.taken.name != "the card's"
+    assert {label: rule.max_duration_s for label, rule in tuning.rules.items()} == {"siren": 600.0, "dog_bark": 60.0}
+
+
 def test_where_none_keeps_the_budget_the_quietest_is_taken() -> None:
     """A false alarm that is as sure as can be cannot be chosen away."""
     tuning = tune(scenes(lambda _: {"siren": (1.0, 1.0), "dog_bark": (0.9, 0.1)}), RULES, EVENTS, budget=2.0)
@@ -207,7 +218,7 @@ def test_scenes_of_one_group_are_refused() -> None:
 
 
 def test_every_candidate_is_a_rule() -> None:
-    """`off` never lies above `on`, and all share the longest duration."""
+    """`off` never lies above `on`, and all have the longest duration that is asked for."""
     assert len(grid(60.0)) == len(set(grid(60.0)))
     for rule in grid(60.0):
         assert rule.off <= rule.on
