@@ -1,11 +1,26 @@
 """The command line of `urbansound-model`: words in, options out; what cannot be asked ends with exit code 2."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agent import __version__
 from agent.model_card import DEFAULT_MODEL
 from model_export import openl3
+
+
+class _EachOnce(argparse.Action):
+    """Numbers in order; one that is given twice counts once."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, sorted(set(values or ())))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -103,7 +118,9 @@ def _add_measuring(
         "crossvalidate", parents=training, help="train and test on each fold, beside published peers"
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for networks and figures")
-    command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all of --us8k)")
+    command.add_argument(
+        "--folds", type=int, nargs="+", action=_EachOnce, metavar="N", help="these folds only (default: all of --us8k)"
+    )
     command.add_argument(
         "--peer",
         type=Path,
@@ -127,6 +144,7 @@ def _add_measuring(
         "--folds",
         type=int,
         nargs="+",
+        action=_EachOnce,
         metavar="N",
         help="with --us8k: these folds only (default: all it has not heard)",
     )
@@ -153,7 +171,9 @@ def _add_measuring(
     )
     command.add_argument("--us8k", type=Path, metavar="DIR", help="UrbanSound8K, to try gain on")
     command.add_argument("--esc10", type=Path, metavar="DIR", help="ESC-10 or ESC-50, of which background is tried")
-    command.add_argument("--folds", type=int, nargs="+", metavar="N", help="these folds only (default: all)")
+    command.add_argument(
+        "--folds", type=int, nargs="+", action=_EachOnce, metavar="N", help="these folds only (default: all)"
+    )
     command.add_argument(
         "--clips", type=int, default=200, metavar="N", help="try gain on at most N clips (default: 200)"
     )
@@ -172,7 +192,9 @@ def _add_scene_commands(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", data: argparse.ArgumentParser
 ) -> None:
     command = commands.add_parser("soundscapes", parents=[data], help="make labelled street scenes from recordings")
-    command.add_argument("--folds", type=int, nargs="+", required=True, metavar="N", help="from clips of these folds")
+    command.add_argument(
+        "--folds", type=int, nargs="+", action=_EachOnce, required=True, metavar="N", help="from clips of these folds"
+    )
     command.add_argument("--hours", type=float, default=1.0, metavar="H", help="of all scenes together (default: 1)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="another one gives others (default: 0)")
     command.add_argument(

@@ -105,11 +105,13 @@ def trial_of(
     in_test = {clip.recording for clip in tested}
     frozen = [clip for clip in ten_classes if clip.fold in folds and not was_heard(clip)]
     frozen = [clip for clip in frozen if clip.recording not in heard]
-    frozen_folds = {clip.fold for clip in frozen}
+    frozen_folds, in_frozen_test = {clip.fold for clip in frozen}, {clip.recording for clip in frozen}
     return Trial(
         train=[clip for clip in known if was_heard(clip) and clip.recording not in in_test],
         tests={fold: [clip for clip in tested if clip.fold == fold] for fold in folds},
-        frozen_train=[clip for clip in ten_classes if clip.fold not in frozen_folds],
+        frozen_train=[
+            clip for clip in ten_classes if clip.fold not in frozen_folds and clip.recording not in in_frozen_test
+        ],
         frozen_tests={fold: [clip for clip in frozen if clip.fold == fold] for fold in sorted(frozen_folds)},
     )
 

@@ -78,6 +78,8 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
     }
     if changes.get("epochs", 1) < 1:
         raise UsageError(f"--epochs {options.epochs}: expected 1 or more")
+    if changes.get("seed", 0) < 0:
+        raise UsageError(f"--seed {options.seed}: expected 0 or more")
     if options.epochs is not None:
         changes["head_epochs"] = min(options.epochs, Recipe().head_epochs)
     return dataclasses.replace(Recipe(), **changes)
@@ -506,10 +508,12 @@ def _write_json(figures: object, file: Path) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    work = options.out.with_name(f"{options.out.name}.networks")
+    work = Path(f"{options.out.resolve()}.networks")
     steps = argparse.Namespace(**vars(options) | {"networks": work, "model": options.out})
     if options.results:
         _rescaling(options.results)  # first of all: what is not there is said before the work
+    with _writing():
+        options.out.mkdir(parents=True, exist_ok=True)
     _train(argparse.Namespace(**vars(options) | {"out": work}))
     if options.results:
         _calibrate(steps)

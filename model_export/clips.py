@@ -5,14 +5,16 @@ folder for each class. Out: `Clip`s. Splits go by fold and by recording, never b
 """
 
 import csv
+import hashlib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from agent.errors import UsageError
+from agent.errors import RecordingError, UsageError
 from agent.recordings import SUFFIXES, walk
 
 URBANSOUND8K_LABELS = (
@@ -73,11 +75,43 @@ class Clip:
     is_faint: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A line of a table of clips; what is missing or wrong in it is a usage error that names it.
+
+    Attributes:
+        place: file and line.
+        values: by column; None where the line ended before.
+    """
+
+    place: str
+    values: Mapping[str, str | None]
+
+    def __getitem__(self, column: str) -> str:
+        value = self.values.get(column)
+        if value is None:
+            raise UsageError(f"{self.place}: nothing in column {column}, expected a value")
+        return value
+
+    def one_of(self, known: Collection[str], column: str) -> str:
+        """What stands in a column that has only so many values."""
+        if self[column] not in known:
+            raise UsageError(f"{self.place}: {column} {self[column]}, expected one of {', '.join(known)}")
+        return self[column]
+
+    @property
+    def fold(self) -> int:
+        try:
+            return int(self["fold"])
+        except ValueError as error:
+            raise UsageError(f"{self.place}: fold {self['fold']}, expected a number") from error
+
+
 def urbansound8k(folder: Path) -> list[Clip]:
     """The clips of UrbanSound8K, as published (`metadata/UrbanSound8K.csv`) or with one `metadata.csv`.
 
     Raises:
-        UsageError: the folder has neither.
+        UsageError: the folder has neither, or a line is not of UrbanSound8K.
     """
     if (folder / "metadata.csv").is_file():
         rows = _rows(folder / "metadata.csv")
@@ -90,9 +124,9 @@ def urbansound8k(folder: Path) -> list[Clip]:
     ]
 
 
-def _us8k_clip(file: Path, row: dict[str, str]) -> Clip:
-    is_faint = row.get("salience") == "2"
-    return Clip(file, row["class"], "us8k", int(row["fold"]), row["fsID"], is_faint=is_faint)
+def _us8k_clip(file: Path, row: _Row) -> Clip:
+    is_faint = row.values.get("salience") == "2"
+    return Clip(file, row.one_of(LABELS, "class"), "us8k", row.fold, row["fsID"], is_faint=is_faint)
 
 
 def esc10(folder: Path) -> list[Clip]:
@@ -121,16 +155,22 @@ def esc10_as_published(folder: Path) -> list[Clip]:
     """All clips of ESC-10, ten classes under its own names; from ESC-50 as published, or with one `metadata.csv`.
 
     Raises:
-        UsageError: the folder has neither `metadata.csv` nor `meta/esc50.csv`.
+        UsageError: the folder has neither `metadata.csv` nor `meta/esc50.csv`, or a line is not of ESC-10.
     """
     if (folder / "metadata.csv").is_file():
         return [
-            Clip(folder / row["file"], row["class"], "esc10", int(row["fold"]), row["source_id"])
+            Clip(folder / row["file"], row.one_of(ESC10_LABELS, "class"), "esc10", row.fold, row["source_id"])
             for row in _rows(folder / "metadata.csv")
         ]
     if (folder / "meta" / "esc50.csv").is_file():
         return [
-            Clip(folder / "audio" / row["filename"], row["category"], "esc10", int(row["fold"]), row["src_file"])
+            Clip(
+                folder / "audio" / row["filename"],
+                row.one_of(ESC10_LABELS, "category"),
+                "esc10",
+                row.fold,
+                row["src_file"],
+            )
             for row in _rows(folder / "meta" / "esc50.csv")
             if row["esc10"] == "True"
         ]
@@ -192,9 +232,28 @@ def _recordings_of_class(folder: Path) -> dict[str, list[Path]]:
     return recordings
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
+def _rows(file: Path) -> list[_Row]:
     with file.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
+        reader = csv.DictReader(lines)
+        return [_Row(f"{file}, line {reader.line_num}", row) for row in reader]
+
+
+def digest_of(clips: Iterable[Clip]) -> str:
+    """A SHA-256 that other clips, other labels, recordings or folds, or files of another size do not have.
+
+    Where the files lie and in which order they come does not matter.
+
+    Raises:
+        RecordingError: a file is not there.
+    """
+    try:
+        rows = sorted(
+            (clip.dataset, clip.file.name, clip.label, clip.recording, clip.fold, clip.file.stat().st_size)
+            for clip in clips
+        )
+    except OSError as error:
+        raise RecordingError(f"{error.filename}: cannot be opened ({error.strerror})") from error
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def hold_out_fold(clips: Iterable[Clip], fold: int) -> tuple[list[Clip], list[Clip]]:

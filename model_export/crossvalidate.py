@@ -80,16 +80,17 @@ def crossvalidate(
         # the accuracy.
         split = hold_out_fold(clips, fold)
         other_split = hold_out_fold(ten_classes, fold)
-        tested = [
-            name
-            for name, is_tested in (
-                (PREDICTIONS_NAME, any(clip.dataset == "us8k" for clip in split[1])),
-                (ESC10_NAME, all(other_split)),
+        tested = {
+            name: test_clips
+            for name, test_clips, is_tested in (
+                (PREDICTIONS_NAME, split[1], any(clip.dataset == "us8k" for clip in split[1])),
+                (ESC10_NAME, other_split[1], all(other_split)),
             )
             if is_tested
-        ]
-        all_there = _is_tested(work, {name: systems[name] for name in tested})
-        if not (all_there and is_trained(work, split[0], recipe, teachers)):
+        }
+        if not (_is_tested(work, tested, systems) and is_trained(work, split[0], recipe, teachers)):
+            for name in FILES.values():
+                (out / name).unlink(missing_ok=True)  # of a run before, whose windows go with the fold
             trained = train_fold(
                 split[0], recipe, work, teachers=teachers, num_threads=num_threads, num_processes=num_processes
             )
@@ -126,16 +127,20 @@ def train_fold(
 ) -> tuple[keras.Model, keras.Model]:
     """The networks of a fold, trained unless they stand in its folder; what others predicted there is taken away."""
     if not is_trained(work, train_clips, recipe, teachers):
-        for name in FILES.values():
+        for name in (*FILES.values(), WINDOWS_NAME):
             (work / name).unlink(missing_ok=True)  # if this is cut short, they are not there
     return train(train_clips, recipe, work, teachers=teachers, num_threads=num_threads, num_processes=num_processes)
 
 
-def _is_tested(work: Path, systems: Mapping[str, Sequence[str]]) -> bool:
-    return (PREDICTIONS_NAME not in systems or (work / WINDOWS_NAME).is_file()) and all(
-        (work / name).is_file() and {run.system for run in read_predictions(work / name)} == set(expected)
-        for name, expected in systems.items()
-    )
+def _is_tested(work: Path, tested: Mapping[str, Sequence[Clip]], systems: Mapping[str, Sequence[str]]) -> bool:
+    """Whether each table of a fold is there, of these clips and systems, and the windows of our network."""
+    if PREDICTIONS_NAME in tested and not (work / WINDOWS_NAME).is_file():
+        return False
+    for name, clips in tested.items():
+        runs = read_predictions(work / name) if (work / name).is_file() else []
+        if {run.system for run in runs} != set(systems[name]) or not all(run.is_about(clips) for run in runs):
+            return False
+    return True
 
 
 def _model(

@@ -46,7 +46,7 @@ def draw(evaluations: Mapping[str, Evaluation], folder: Path) -> list[Path]:
 
 
 def _file_name(system: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", system.lower()).strip("-")
+    return re.sub(r"[\W_]+", "-", system.lower()).strip("-")  # letters of any script: they tell peers apart
 
 
 def _figure(size_inches: tuple[float, float]) -> Figure:

@@ -198,7 +198,8 @@ def evaluate(runs: Sequence[FoldPredictions]) -> Evaluation:
 def evaluate_folder(folder: Path) -> dict[str, Evaluation]:
     """All figures of what `crossvalidate` wrote into a folder, by data set.
 
-    Where it kept the windows of two folds or more, our network is also judged as it is after calibration.
+    Where it kept the windows of all folds, and they are two or more, our network is also judged as it is after
+    calibration.
 
     Raises:
         UsageError: it wrote nothing there, or something that cannot be evaluated.
@@ -207,7 +208,10 @@ def evaluate_folder(folder: Path) -> dict[str, Evaluation]:
     for dataset, name in FILES.items():
         if (folder / name).is_file():
             runs = read_predictions(folder / name)
-            evaluations[dataset] = evaluate([*runs, *calibrated_runs(read_all_windows(folder, runs))])
+            windows = read_all_windows(folder, runs)
+            if {one.run.fold for one in windows} == {run.fold for run in runs}:
+                runs += calibrated_runs(windows)
+            evaluations[dataset] = evaluate(runs)
     if not evaluations:
         read_predictions(folder / PREDICTIONS_NAME)  # says what is not there
     return evaluations

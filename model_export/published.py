@@ -18,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from agent.errors import ModelError
+from agent.errors import ModelError, RecordingError
 from agent.model_card import sha256_of
 from agent.values import FloatArray
 from model_export.clips import Clip
@@ -90,7 +90,8 @@ class PublishedNetwork:
         maps: what its convolutions give, as far as they follow the spectrogram in one line.
 
     Raises:
-        ModelError: the file is not TFLite, does not take one float32 waveform, or has no fully connected layer.
+        ModelError: the file is not TFLite, does not take one float32 waveform of a fixed length, or has no fully
+            connected layer.
     """
 
     def __init__(self, file: Path, cache: Path | None = None) -> None:
@@ -103,12 +104,13 @@ class PublishedNetwork:
         self.identity = {"name": file.stem, "sha256": sha256_of(file)}
         self._cache = cache / f"{file.stem}-{self.identity['sha256'][:12]}.npz" if cache else None
         self._input = interpreter.get_input_details()[0]
-        shape = tuple(self._input["shape"])
-        if self._input["dtype"] is not np.float32 or len(shape) != 1:
+        shape = tuple(self._input["shape_signature"].tolist())  # -1 where any length will do
+        if self._input["dtype"] is not np.float32 or len(shape) != 1 or shape[0] < 1:
             raise ModelError(
-                f"network {file}: takes {self._input['dtype'].__name__} {shape}, expected one float32 waveform"
+                f"network {file}: takes {self._input['dtype'].__name__} {shape}, expected one float32 waveform of a "
+                "fixed length"
             )
-        self.window_samples = int(shape[0])
+        self.window_samples = shape[0]
         operators = interpreter._get_ops_details()
         connected = [op for op in operators if op["op_name"] == "FULLY_CONNECTED"]
         if not connected:
@@ -162,15 +164,22 @@ class PublishedNetwork:
         return interpreter
 
     def embeddings_of(self, clips: Sequence[Clip]) -> list[FloatArray]:
-        """The embeddings of each clip; with a cache, each clip is heard once."""
+        """The embeddings of each clip; with a cache, each clip is heard once, and known by its content.
+
+        Raises:
+            RecordingError: a clip cannot be read.
+        """
         known: dict[str, FloatArray] = {}
         if self._cache and self._cache.is_file():
             with np.load(self._cache) as rows:
                 known = dict(rows)
-        names = [f"{clip.dataset} {clip.file.name}" for clip in clips]
-        missing = [(name, clip) for name, clip in zip(names, clips, strict=True) if name not in known]
-        for number, (name, clip) in enumerate(missing, start=1):
-            known[name] = self.embeddings(*read_mono(clip.file))
+        try:
+            contents = [sha256_of(clip.file) for clip in clips]
+        except OSError as error:
+            raise RecordingError(f"{error.filename}: cannot be opened ({error.strerror})") from error
+        missing = [(content, clip) for content, clip in zip(contents, clips, strict=True) if content not in known]
+        for number, (content, clip) in enumerate(missing, start=1):
+            known[content] = self.embeddings(*read_mono(clip.file))
             if number % 500 == 0:
                 log.info("published.embeddings network=%s clips=%d of=%d", self.name, number, len(missing))
         if self._cache and missing:
@@ -178,7 +187,7 @@ class PublishedNetwork:
             partial = self._cache.with_suffix(f".{os.getpid()}.npz")
             np.savez(partial, allow_pickle=False, **known)
             partial.replace(self._cache)
-        return [known[name] for name in names]
+        return [known[content] for content in contents]
 
     def _maps(self, operators: Sequence[dict[str, Any]]) -> Iterator[FeatureMap]:
         """Follow the convolutions from the spectrogram, the first tensor of shape (1, frames, bands, 1), on."""

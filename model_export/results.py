@@ -54,6 +54,12 @@ class FoldPredictions:
     targets: NDArray[np.int64]
     likelihoods: NDArray[np.float64]
 
+    def is_about(self, clips: Sequence[Clip]) -> bool:
+        """Whether these clips were judged, with these labels and recordings."""
+        labels = [self.labels[target] for target in self.targets]
+        judged = list(zip(self.clips, self.recordings, labels, strict=True))
+        return judged == [(_name_of(clip), clip.recording, clip.label) for clip in clips]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldWindows:
@@ -98,11 +104,15 @@ def predictions_of(
         fold=fold,
         seed=seed,
         labels=labels,
-        clips=tuple(f"{clip.dataset} {clip.file.name}" for clip in clips),
+        clips=tuple(map(_name_of, clips)),
         recordings=tuple(clip.recording for clip in clips),
         targets=np.array([labels.index(clip.label) for clip in clips], np.int64),
         likelihoods=np.round(mean_by_clip(likelihoods, counts), DECIMALS),
     )
+
+
+def _name_of(clip: Clip) -> str:
+    return f"{clip.dataset} {clip.file.name}"
 
 
 def mean_by_clip(

@@ -19,7 +19,7 @@ from agent.errors import UsageError
 from agent.values import FloatArray
 from model_export import networks, noise
 from model_export.augment import Augmentation, TrainingClips, WindowDrawer
-from model_export.clips import BACKGROUND, LABELS, Clip
+from model_export.clips import BACKGROUND, LABELS, Clip, digest_of
 from model_export.costs import OneCycle, cost_of
 from model_export.ensemble import Ensemble, train_heads
 from model_export.features import FRONT_END, sound_of
@@ -115,7 +115,15 @@ def train(
 
     Returns:
         the embedding network and the classifier.
+
+    Raises:
+        RecordingError: a clip cannot be read.
+        UsageError: there are too few clips, or the folder cannot be made.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # first of all: what is trained must have a place
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}; expected a folder to write to") from error
     if num_threads:  # before TensorFlow does anything
         networks.limit_threads(num_threads)
     asked = _asked(clips, recipe, teachers)
@@ -167,6 +175,7 @@ def _asked(clips: Sequence[Clip], recipe: Recipe, teachers: Sequence[PublishedNe
         "augmentation": [dataclasses.asdict(Augmentation()), dataclasses.asdict(CALM)],
         "clips": len(clips),
         "recordings": len({clip.recording for clip in clips}),
+        "clips_sha256": digest_of(clips),
         "folds": {
             dataset: sorted({clip.fold for clip in clips if clip.dataset == dataset})
             for dataset in sorted({clip.dataset for clip in clips})

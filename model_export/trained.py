@@ -34,13 +34,24 @@ def write_networks(trained: tuple[keras.Model, keras.Model], record: Mapping[str
 
 
 def load_networks(folder: Path) -> tuple[keras.Model, keras.Model]:
-    """The two networks that `train` saved."""
+    """The two networks that `train` saved.
+
+    Raises:
+        UsageError: there are none.
+    """
+    training_record(folder)  # says what is not there
     embedding, classifier = (keras.models.load_model(folder / f"{name}.keras", compile=False) for name in NETWORKS)
     return embedding, classifier
 
 
 def training_record(folder: Path) -> dict[str, Any]:
-    """What `train` wrote about itself: the recipe, the data, how it went."""
+    """What `train` wrote about itself: the recipe, the data, how it went.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    if not (folder / TRAINING_NAME).is_file():
+        raise UsageError(f"{folder}: has no {TRAINING_NAME}, expected what `train` wrote")
     record: dict[str, Any] = json.loads((folder / TRAINING_NAME).read_text(encoding="utf-8"))
     return record
 
@@ -68,8 +79,6 @@ def load_calibrated(folder: Path) -> tuple[keras.Model, keras.Model]:
     Raises:
         UsageError: the training was cut short, or its calibration is of another kind of network.
     """
-    if not (folder / TRAINING_NAME).is_file():
-        raise UsageError(f"--networks {folder}: has no {TRAINING_NAME}, expected what `train` wrote")
     record = training_record(folder)
     n_trained, n_asked = len(record["losses"]), record["recipe"]["generations"]
     if n_trained != n_asked:

@@ -32,3 +32,18 @@ def test_a_word_that_means_nothing_is_said(words: list[str], message: str, capsy
         argument_parser().parse_args(words)
 
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["crossvalidate", "--us8k", "a", "--esc10", "b", "--out", "c"],
+        ["evaluate", "--us8k", "a"],
+        ["probe"],
+        ["soundscapes", "--us8k", "a", "--esc10", "b", "--out", "c"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_each_fold_counts_once(words: list[str]) -> None:
+    """However often it is named, and in whichever order."""
+    assert argument_parser().parse_args([*words, "--folds", "10", "3", "10"]).folds == [3, 10]

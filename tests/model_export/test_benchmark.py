@@ -98,6 +98,19 @@ def test_esc10_is_tested_where_its_own_fold_was_not_heard(
     assert trial.frozen_tests == {}
 
 
+def test_no_recording_of_the_test_is_in_what_the_mlps_learn_from(model: ModelFolder, clips: list[Clip]) -> None:
+    """Of ESC-10, too: a recording may stand in two folds of which one is not tested."""
+    there = [
+        Clip(Path(f"{number}.wav"), "rain", "esc10", fold, recording)
+        for number, (fold, recording) in enumerate([(1, "a"), (2, "b"), (3, "b"), (3, "c")])
+    ]
+
+    trial = trial_of(model, clips, there, [2])
+
+    assert names(trial.frozen_tests[2]) == {"1.wav"}
+    assert names(trial.frozen_train) == {"0.wav", "3.wav"}
+
+
 def test_a_model_of_unknown_training_is_tested_on_what_is_asked_for(
     tmp_path: Path, clips: list[Clip], caplog: pytest.LogCaptureFixture
 ) -> None:

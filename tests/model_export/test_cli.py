@@ -1,5 +1,6 @@
 """`urbansound-model`."""
 
+import argparse
 import functools
 import json
 import re
@@ -111,6 +112,40 @@ def test_build_says_at_once_that_there_is_nothing_to_calibrate_on(
     assert "no windows to calibrate on" in capsys.readouterr().err
 
 
+def test_build_says_at_once_that_the_model_cannot_be_written(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before training: a file stands where the folder is to be."""
+    us8k, esc10 = data_sets
+    (tmp_path / "model").touch()
+    monkeypatch.setattr(cli, "_train", None)
+
+    code = cli.main(["build", "--us8k", str(us8k), "--esc10", str(esc10), "--out", str(tmp_path / "model")])
+
+    assert code == 2
+    assert f"{tmp_path / 'model'}: File exists; expected a place to write to" in capsys.readouterr().err
+
+
+def test_build_writes_into_the_folder_that_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trained networks lie beside it, not in it, until they are no longer needed."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    trained: list[Path] = []
+
+    def train(options: argparse.Namespace) -> None:
+        options.out.mkdir()
+        trained.append(options.out)
+
+    monkeypatch.setattr(cli, "_train", train)
+    for step in ("_quantize", "_package", "_verify"):
+        monkeypatch.setattr(cli, step, lambda _options: None)
+
+    assert cli.main(["build", "--us8k", "a", "--esc10", "b", "--out", "."]) == 0
+
+    assert trained == [tmp_path / "here.networks"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "here"]
+
+
 @pytest.mark.slow
 def test_calibration_goes_from_cross_validation_into_the_model(
     data_sets: tuple[Path, Path], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -159,6 +194,31 @@ def test_no_epochs_are_refused(
 
     assert code == 2
     assert "--epochs 0: expected 1 or more" in capsys.readouterr().err
+
+
+def test_a_seed_below_zero_is_refused(
+    data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As for any command that draws."""
+    us8k, esc10 = data_sets
+
+    code = cli.main(["train", "--us8k", str(us8k), "--esc10", str(esc10), "--out", str(tmp_path), "--seed", "-1"])
+
+    assert code == 2
+    assert "--seed -1: expected 0 or more" in capsys.readouterr().err
+
+
+def test_networks_that_are_not_there_are_named(
+    data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pointing at the wrong folder is a usage error that says what was expected there."""
+    us8k, esc10 = data_sets
+    data = ["--us8k", str(us8k), "--esc10", str(esc10), "--model", str(tmp_path)]
+
+    code = cli.main(["package", *data, "--networks", str(tmp_path / "none")])
+
+    assert code == 2
+    assert f"{tmp_path / 'none'}: has no training.json, expected what `train` wrote" in capsys.readouterr().err
 
 
 def test_folds_that_are_not_there_are_refused(

@@ -2,12 +2,14 @@
 
 import csv
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, UsageError
-from model_export.clips import LABELS, Clip, class_folders, esc10, hold_out_fold, urbansound8k
+from agent.errors import AgentError, RecordingError, UsageError
+from model_export.clips import LABELS, Clip, class_folders, digest_of, esc10, hold_out_fold, urbansound8k
 
 
 def test_a_data_set_is_read_from_one_metadata_file(data_sets: tuple[Path, Path]) -> None:
@@ -57,6 +59,53 @@ def test_a_folder_without_metadata_is_named(tmp_path: Path, read: object, option
     assert callable(read)
     with pytest.raises(UsageError, match=f"{option} {tmp_path}"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("read", "table", "message"),
+    [
+        (urbansound8k, "file,fold,class,fsID\na,1,siren,7\nb,1,sirene,7", "line 3: class sirene, expected one of air_"),
+        (urbansound8k, "file,fold,class\na,1,siren", "line 2: nothing in column fsID"),
+        (urbansound8k, "file,fold,class,fsID\na,1,siren", "line 2: nothing in column fsID"),
+        (urbansound8k, "file,fold,class,fsID\na,fold1,siren,7", "line 2: fold fold1, expected a number"),
+        (esc10, "file,fold,class,source_id\na,1,cat,7", "line 2: class cat, expected one of dog_bark, dog, rain"),
+        (esc10, "file,fold,label,source_id\na,1,rain,7", "line 2: nothing in column class"),
+    ],
+)
+def test_a_line_that_is_not_of_the_data_set_is_named(
+    tmp_path: Path, read: Callable[[Path], list[Clip]], table: str, message: str
+) -> None:
+    """Whoever wrote the table learns where it broke, and what was expected."""
+    (tmp_path / "metadata.csv").write_text(table, encoding="utf-8")
+
+    with pytest.raises(UsageError, match=re.escape(f"{tmp_path / 'metadata.csv'}, {message}")):
+        read(tmp_path)
+
+
+def test_the_same_clips_have_the_same_digest_wherever_they_lie(data_sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """In whichever order; another label, recording, fold, name or length, and the digest is another."""
+    clips = urbansound8k(data_sets[0])
+    longer = tmp_path / clips[0].file.name
+    longer.write_bytes(clips[0].file.read_bytes())
+    digest = digest_of(clips)
+
+    assert digest_of([replace(clips[0], file=longer), *reversed(clips[1:])]) == digest
+    longer.write_bytes(longer.read_bytes() + b"\0")
+    for change in (
+        {"label": "drilling"},
+        {"recording": "another"},
+        {"fold": 9},
+        {"dataset": "esc10"},
+        {"file": clips[1].file},
+        {"file": longer},
+    ):
+        assert digest_of([replace(clips[0], **change), *clips[1:]]) != digest
+
+
+def test_a_clip_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Before anything is trained."""
+    with pytest.raises(RecordingError, match=r"gone\.wav: cannot be opened \(No such file"):
+        digest_of([Clip(tmp_path / "gone.wav", "siren", "us8k", 1, "7")])
 
 
 def test_no_recording_of_the_test_fold_is_heard_in_training(data_sets: tuple[Path, Path]) -> None:

@@ -1,5 +1,6 @@
 """Cross-validation that others can repeat."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,12 +18,21 @@ from model_export.clips import LABELS, Clip, esc10, esc10_as_published, hold_out
 from model_export.crossvalidate import calibrated_model, crossvalidate
 from model_export.published import PublishedNetwork
 from model_export.quantize import representative_windows
-from model_export.results import FoldPredictions, mean_by_clip, read_all_windows, read_predictions
-from model_export.trained import calibrated, load_networks
+from model_export.results import (
+    OURS,
+    OURS_FLOAT,
+    FoldPredictions,
+    FoldWindows,
+    folder_of,
+    mean_by_clip,
+    predictions_of,
+    read_all_windows,
+    read_predictions,
+)
+from model_export.train import Recipe, _asked
+from model_export.trained import TRAINING_NAME, calibrated, load_networks
 from model_export.verify import MAX_MEAN_DIFFERENCE
 from tests.model_export.conftest import SMALL_RECIPE
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +71,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model_export.train._generation", None)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_folds_are_trained_tested_and_written_down(clips: list[Clip], finished: Path) -> None:
     """Each fold is tested on clips that were not trained on, in int8 and in float; each clip's likelihoods are kept."""
@@ -78,6 +89,7 @@ def test_folds_are_trained_tested_and_written_down(clips: list[Clip], finished: 
     assert load_model_folder(finished / "fold1").card.trained_on == {"us8k": (2,), "esc10": (2,)}
 
 
+@pytest.mark.slow
 def test_windows_are_kept_as_they_were_before_the_sigmoids(finished: Path) -> None:
     """From them comes what stands in the tables, to the precision of both files."""
     runs = read_predictions(finished / "predictions.csv")
@@ -89,6 +101,7 @@ def test_windows_are_kept_as_they_were_before_the_sigmoids(finished: Path) -> No
     np.testing.assert_allclose(again, runs[1].likelihoods, atol=0.005)
 
 
+@pytest.mark.slow
 def test_the_embedding_is_tested_on_all_classes_of_esc10(ten_classes: list[Clip], finished: Path) -> None:
     """By the network that has not heard the fold, on each of its clips, under their own names."""
     tested = [clip for clip in ten_classes if clip.fold == 1]
@@ -101,6 +114,7 @@ def test_the_embedding_is_tested_on_all_classes_of_esc10(ten_classes: list[Clip]
         assert [run.labels[target] for target in run.targets] == [clip.label for clip in tested]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_a_fold_of_one_data_set_is_tested_on_that_alone(
     clips: list[Clip], ten_classes: list[Clip], finished: Path, tmp_path: Path
@@ -121,6 +135,7 @@ def test_a_fold_of_one_data_set_is_tested_on_that_alone(
     assert not (out / "predictions.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 def test_a_finished_fold_is_used_again(clips: list[Clip], ten_classes: list[Clip], finished: Path) -> None:
     """A second run neither trains nor tests what the first one did."""
@@ -133,6 +148,7 @@ def test_a_finished_fold_is_used_again(clips: list[Clip], ten_classes: list[Clip
     assert (finished / "fold1" / "predictions.csv").stat().st_mtime_ns == written_ns
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize("missing", ["predictions.csv", "windows.npz"])
 def test_a_fold_that_was_tested_in_part_is_tested_again_but_not_trained(
@@ -156,6 +172,7 @@ def test_a_fold_that_was_tested_in_part_is_tested_again_but_not_trained(
     assert (out / "fold1" / "windows.npz").is_file()
 
 
+@pytest.mark.slow
 def test_predictions_do_not_outlive_their_networks(
     data: tuple[list[Clip], list[Clip]], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +193,7 @@ def test_predictions_do_not_outlive_their_networks(
     assert not (out / "fold1" / "esc10.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_folds_model_is_calibrated_as_a_shipped_one(clips: list[Clip], finished: Path, tmp_path: Path) -> None:
     """The embedding is the same, the likelihoods are those of the calibrated network, what was trained stays."""
     rescaling = Rescaling("sigmoid", LABELS, (0.5,) * len(LABELS), (-1.0,) * len(LABELS), (2,), 10)
@@ -191,3 +209,83 @@ def test_a_folds_model_is_calibrated_as_a_shipped_one(clips: list[Clip], finishe
     assert np.abs(likelihoods - wanted).mean() < 2 * MAX_MEAN_DIFFERENCE  # it has hardly learnt
     assert model.card.trained_on == {"us8k": (2,), "esc10": (2,)}
     assert (finished / "fold1" / "classifier.tflite").read_bytes() == before
+
+
+# Which run it was
+
+
+@pytest.fixture
+def own_clips(tmp_path: Path) -> list[Clip]:
+    """Three folds of clips that nobody hears."""
+    (tmp_path / "sounds").mkdir()
+    files = [tmp_path / "sounds" / f"{number}.wav" for number in range(12)]
+    for file in files:
+        file.touch()
+    return [Clip(file, LABELS[number % 4], "us8k", 1 + number // 4, f"r{number}") for number, file in enumerate(files)]
+
+
+@pytest.fixture
+def tested(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The folds that were trained and tested: nothing is learnt, and what is said of each clip depends on the seed."""
+    done = []
+
+    def train(clips: Sequence[Clip], recipe: Recipe, work: Path, **_: object) -> tuple[None, None]:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / TRAINING_NAME).write_text(json.dumps(_asked(clips, recipe, ()) | {"losses": [[1.0]]}))
+        return None, None
+
+    def own_results(
+        clips: Sequence[Clip], _trained: object, _model: object, recipe: Recipe, *, fold: int
+    ) -> tuple[list[FoldPredictions], FoldWindows]:
+        done.append(fold)
+        sums = np.full((len(clips), len(LABELS)), recipe.seed, np.float32)
+        runs = [
+            predictions_of(
+                clips, special.expit(sums), [1] * len(clips), labels=LABELS, system=system, fold=fold, seed=recipe.seed
+            )
+            for system in (OURS, OURS_FLOAT)
+        ]
+        return runs, FoldWindows(runs[1], "sigmoid", sums, np.ones(len(clips), np.int64))
+
+    monkeypatch.setattr("model_export.crossvalidate.train", train)
+    monkeypatch.setattr("model_export.crossvalidate._model", lambda *_: None)
+    monkeypatch.setattr("model_export.crossvalidate._own_results", own_results)
+    return done
+
+
+def test_a_fold_whose_clips_have_changed_is_tested_again(
+    own_clips: list[Clip], tmp_path: Path, tested: list[int]
+) -> None:
+    """One that has grown or was labelled anew: the other folds' networks, but not its own, have learnt from it."""
+    crossvalidate(own_clips, SMALL_RECIPE, tmp_path / "out", folds=[1], peers=[])
+    crossvalidate(own_clips, SMALL_RECIPE, tmp_path / "out", folds=[1], peers=[])
+    assert tested == [1]
+    (tmp_path / "sounds" / "new.wav").touch()
+    new = replace(own_clips[0], file=tmp_path / "sounds" / "new.wav")
+
+    for clips in ([*own_clips, new], [replace(own_clips[0], label="siren"), *own_clips[1:]]):
+        crossvalidate(clips, SMALL_RECIPE, tmp_path / "out", folds=[1], peers=[])
+
+        for run in read_predictions(tmp_path / "out" / "predictions.csv"):
+            assert [LABELS[target] for target in run.targets] == [clip.label for clip in clips if clip.fold == 1]
+    assert tested == [1, 1, 1]
+
+
+def test_tables_do_not_outlive_the_windows_that_belong_to_them(
+    own_clips: list[Clip], tmp_path: Path, tested: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run by another recipe that is cut short leaves no table of the first beside windows of its own."""
+    out = tmp_path / "out"
+    crossvalidate(own_clips, SMALL_RECIPE, out, folds=[1, 2, 3], peers=[])
+    assert (out / "predictions.csv").is_file()
+
+    def interrupted(*_: object, **__: object) -> None:
+        if len(tested) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("model_export.crossvalidate._model", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        crossvalidate(own_clips, replace(SMALL_RECIPE, seed=2), out, folds=[1, 2, 3], peers=[])
+
+    assert not (out / "predictions.csv").exists()
+    assert [(folder_of(out, fold) / "windows.npz").is_file() for fold in (1, 2, 3)] == [True, False, True]

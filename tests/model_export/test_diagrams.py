@@ -31,6 +31,15 @@ def test_each_system_has_its_confusions_and_all_share_one_calibration(evaluation
     assert all(file.parent == tmp_path / "new" / "plots" for file in files)
 
 
+def test_peers_that_no_latin_letter_tells_apart_have_a_picture_each(tmp_path: Path) -> None:
+    """Their names stay as they are, in any script."""
+    evaluation = evaluate([predicted(ROWS), *(predicted(ROWS, system=f"{name} + MLP") for name in ("Сова", "Лиса"))])
+
+    files = draw({"us8k": evaluation}, tmp_path)
+
+    assert [file.name for file in files[1:3]] == ["us8k-confusion-сова-mlp.png", "us8k-confusion-лиса-mlp.png"]
+
+
 def test_pictures_show_something(evaluation: Evaluation, tmp_path: Path) -> None:
     """Each is of a size to be read, and not blank."""
     for file in draw({"esc10": evaluation}, tmp_path):

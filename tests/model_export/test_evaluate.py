@@ -57,6 +57,19 @@ def test_windows_that_were_kept_show_what_calibration_does(tmp_path: Path) -> No
     assert [one.system for one in systems] == ["l3-edge float", "l3-edge float, calibrated"]
 
 
+def test_calibration_is_left_out_where_a_fold_kept_no_windows(tmp_path: Path) -> None:
+    """The others are judged all the same: a mean over fewer folds would be no comparison."""
+    folds = [windows_of("softmax", fold=fold, n_clips=60) for fold in (1, 2, 3)]
+    write_predictions([fold.run for fold in folds], tmp_path / "predictions.csv")
+    for fold in folds[:2]:
+        (tmp_path / f"fold{fold.run.fold}").mkdir()
+        write_windows(fold, tmp_path / f"fold{fold.run.fold}" / "windows.npz")
+
+    systems = evaluate_folder(tmp_path)["us8k"].systems
+
+    assert [one.system for one in systems] == ["l3-edge float"]
+
+
 # Rates and their errors
 
 

@@ -1,11 +1,14 @@
 """Published networks, as teachers and as opponents."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
-from agent.errors import ModelError
+from agent.errors import ModelError, RecordingError
 from agent.values import FloatArray
 from model_export.clips import urbansound8k
 from model_export.features import read_mono
@@ -63,6 +66,40 @@ def test_with_a_cache_each_clip_is_heard_once(
     assert heard == [clips[0].file, clips[3].file]
     for row, same in zip(rows, expected, strict=True):
         np.testing.assert_array_equal(row, same)
+
+
+def test_another_sound_of_the_same_name_is_heard(published: Path, data_sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """The cache knows a clip by its content: it is not fooled by a clip that was cut anew."""
+    first, other = urbansound8k(data_sets[0])[:2]
+    network = PublishedNetwork(published, cache=tmp_path)
+    network.embeddings_of([first])
+    cut_anew = tmp_path / first.file.name
+    cut_anew.write_bytes(other.file.read_bytes())
+
+    (rows,) = network.embeddings_of([replace(first, file=cut_anew)])
+
+    np.testing.assert_array_equal(rows, network.embeddings(*read_mono(other.file)))
+
+
+def test_a_clip_that_is_not_there_is_named(published: Path, data_sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """As any recording that cannot be read."""
+    clip = replace(urbansound8k(data_sets[0])[0], file=tmp_path / "gone.wav")
+
+    with pytest.raises(RecordingError, match=r"gone\.wav: cannot be opened \(No such file"):
+        PublishedNetwork(published).embeddings_of([clip])
+
+
+def test_a_waveform_of_any_length_is_refused(published: Path, tmp_path: Path) -> None:
+    """Nothing says how much such a network is to hear at once."""
+    model = schema.ModelT.InitFromPackedBuf(published.read_bytes())
+    graph = model.subgraphs[0]
+    graph.tensors[graph.inputs[0]].shapeSignature = [-1]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    (tmp_path / "any.tflite").write_bytes(builder.Output())
+
+    with pytest.raises(ModelError, match=r"takes float32 \(-1,\), expected one float32 waveform of a fixed length"):
+        PublishedNetwork(tmp_path / "any.tflite")
 
 
 def test_a_file_that_takes_no_waveform_is_refused(packaged: Path) -> None:

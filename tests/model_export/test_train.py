@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from agent.errors import UsageError
 from agent.model_card import sha256_of
 from model_export import train as train_module
 from model_export.augment import WindowDrawer
@@ -17,7 +18,7 @@ from model_export.features import all_windows, frames_of_clips
 from model_export.loader import Loader
 from model_export.published import PublishedNetwork
 from model_export.train import Recipe, is_trained, train, training_clips
-from model_export.trained import load_networks, training_record
+from model_export.trained import TRAINING_NAME, load_networks, training_record
 from tests.model_export.conftest import SMALL_RECIPE
 
 
@@ -123,3 +124,26 @@ def test_a_finished_run_is_used_as_it_is(
 
     np.testing.assert_array_equal(embedding.get_weights()[0], load_networks(trained)[0].get_weights()[0])
     assert not is_trained(trained, clips[1:], SMALL_RECIPE)
+
+
+def test_other_clips_are_not_taken_for_those_that_were_trained_on(data_sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """As many clips of as many recordings in the same folds, but one was labelled anew: that is to be trained."""
+    clips = urbansound8k(data_sets[0]) + esc10(data_sets[1])
+    record = train_module._asked(clips, SMALL_RECIPE, ()) | {"losses": [[1.0]]}
+    (tmp_path / TRAINING_NAME).write_text(json.dumps(record))
+    assert is_trained(tmp_path, clips, SMALL_RECIPE)
+
+    relabelled = [dataclasses.replace(clips[0], label="drilling"), *clips[1:]]
+
+    assert not is_trained(tmp_path, relabelled, SMALL_RECIPE)
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_training(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after hours of it."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(train_module, "_generation", None)
+
+    with pytest.raises(UsageError, match=r"--out .*file/networks: Not a directory; expected a folder to write to"):
+        train(urbansound8k(data_sets[0]), SMALL_RECIPE, tmp_path / "file" / "networks")

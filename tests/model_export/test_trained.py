@@ -1,7 +1,7 @@
 """The folder of trained networks."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -90,5 +90,12 @@ def test_what_was_cut_short_is_not_shipped(
         record["recipe"]["generations"] = generations
         write_networks(load_networks(work), record, work)
 
-    with pytest.raises(UsageError, match=f"--networks {work}: {message}"):
+    with pytest.raises(UsageError, match=f"{work}: {message}"):
         load_calibrated(work)
+
+
+@pytest.mark.parametrize("read", [training_record, load_networks])
+def test_a_folder_without_networks_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """The message says what writes them."""
+    with pytest.raises(UsageError, match=f"{tmp_path}: has no training.json, expected what `train` wrote"):
+        read(tmp_path)
