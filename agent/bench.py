@@ -10,13 +10,18 @@ import multiprocessing
 import os
 import platform
 import re
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
+from multiprocessing import connection
 from pathlib import Path
-from typing import TypeVar
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
@@ -46,6 +51,21 @@ FREE = 0.5  # of a core, for all else that a board does
 T = TypeVar("T")
 
 
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """While it lasts, SIGTERM ends the work as Ctrl-C does, so that neither a process nor a folder is left."""
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_ended_by_sigterm()
 def bench(config: Config, file: Path | None, live_s: float) -> Report:
     """Measure; takes `live_s` and some seconds more.
 
@@ -83,9 +103,11 @@ def _bench(config: Config, file: Path, name: str, live_s: float) -> Report:
     judge = Judge(config.model_copy(update={"inference": on_cpu}))
     card, hop_s = judge.model.card, config.inference.window_hop_s
     blocks, rate_hz = _first_blocks(file, STAGES_MAX_S)
+    n_samples, least = sum(len(block.samples) for block in blocks), round(card.front_end.window_s * rate_hz)
+    if n_samples < least:
+        problem = f"{n_samples} samples can be read, expected at least {least}, which make a window"
+        raise RecordingError(f"{file}: {problem}")
     windows = _windows(judge, blocks, rate_hz)
-    if not windows:
-        raise RecordingError(f"{file}: holds no sound that can be read")
     live = _in_a_new_process(_live, config, file, live_s)
     networks = _networks(judge, windows, hop_s)
     replayed = _in_a_new_process(_replay, config, file)
@@ -114,9 +136,25 @@ def _bench(config: Config, file: Path, name: str, live_s: float) -> Report:
 
 
 def _in_a_new_process(measure: Callable[..., T], *arguments: object) -> T:
-    """Memory can only be told of a process that did nothing else."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
+    """Memory can only be told of a process that did nothing else. It ends when this one does not wait for it."""
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
+    with theirs, ours, ProcessPoolExecutor(1, context, initializer=_end_with, initargs=(theirs,)) as pool:
+        try:
+            return pool.submit(measure, *arguments).result()
+        except BaseException:
+            ours.close()  # the pool would wait for what nobody wants
+            raise
+
+
+def _end_with(pipe: "connection.Connection[None, None]") -> None:
+    """From now on, end this process when the other end of a pipe is closed, and be it by a kill."""
+
+    def end() -> None:
+        connection.wait([pipe])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _first_blocks(file: Path, duration_s: float) -> tuple[list[AudioBlock], int]:
@@ -226,7 +264,7 @@ def _replay(config: Config, file: Path) -> Replay:
         without = _front_end_ms(judge, silence, model_rate_hz)
         resample_ms = max(0.0, _front_end_ms(judge, blocks, rate_hz) - without)
     with open_recording(file) as recording:
-        duration_s = (recording.n_samples or 0) / rate_hz
+        duration_s = sum(len(block.samples) for block in recording.blocks(recording.long_block)) / rate_hz
     rounds = [_stages_ms(judge, file) for _ in range(ROUNDS)]
     least = min(rounds, key=lambda stages: sum(stages.values()))
 
@@ -284,19 +322,20 @@ def _all(push: Callable[[AudioBlock], Iterator[Window]], block: AudioBlock) -> l
 def _shortest_hop_s(judge: Judge, networks: Networks, replayed: Replay, front_end_ms: float) -> dict[str, float | None]:
     """For each form, from the cost of a second of frames and that of a window."""
     card, hop_s = judge.model.card, judge.window_hop_s
-    frame_hop_s = card.front_end.hop_length_samples / card.front_end.sample_rate_hz
+    numbers = card.front_end
+    frame_hop_s = numbers.hop_length_samples / numbers.sample_rate_hz
+    most = min(numbers.n_frames, numbers.window_length_samples // numbers.hop_length_samples)
     window_ms = (networks.classifier_ms + replayed.events_ms) * hop_s
 
-    def shortest(step_s: float, second_ms: float, window_ms: float) -> float | None:
-        for number in range(1, int(card.front_end.window_s / step_s) + 1):
-            if second_ms + window_ms / (number * step_s) <= 1000.0 * FREE:
-                return number * step_s
+    def shortest(step: int, second_ms: float, window_ms: float) -> float | None:
+        for n_frames in range(step, most + 1, step):
+            if second_ms + window_ms / (n_frames * frame_hop_s) <= 1000.0 * FREE:
+                return n_frames * frame_hop_s
         return None
 
-    hops = {"windowed": shortest(frame_hop_s, front_end_ms, window_ms + networks.windowed_ms * hop_s)}
+    hops = {"windowed": shortest(1, front_end_ms, window_ms + networks.windowed_ms * hop_s)}
     if networks.streaming_ms is not None and card.streaming is not None:
-        chunk_s = card.streaming.chunk_frames * frame_hop_s
-        hops["streaming"] = shortest(chunk_s, front_end_ms + networks.streaming_ms, window_ms)
+        hops["streaming"] = shortest(card.streaming.chunk_frames, front_end_ms + networks.streaming_ms, window_ms)
     return hops
 
 

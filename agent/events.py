@@ -41,6 +41,7 @@ class _Occurrence:
         next_update: when it is to be told again.
         likelihood, peak, total, n_segments: of the sum while it sounded; the newest, the largest, and for the mean.
         evidence: by how much the windows advanced that were as sure as the rule's `on` by themselves, in samples.
+        evidence_at_fall: the same up to where it fell silent; what comes then is its own only if it goes on.
     """
 
     onset: int
@@ -54,6 +55,7 @@ class _Occurrence:
     total: float = 0.0
     n_segments: int = 0
     evidence: int = 0
+    evidence_at_fall: int = 0
 
     def from_here(self, cut: int) -> "_Occurrence":
         """A new one that goes on where this one is cut."""
@@ -319,12 +321,12 @@ class _Track:
             # Two thresholds: with one, a siren hovering there becomes forty events a minute.
             if likelihood < self.rule.off:
                 occurrence.fell_at = self._fall()
+                occurrence.evidence_at_fall = occurrence.evidence - self._evidence(self._changed_at)
         elif likelihood >= self.rule.on:
             again = self._rise()
             if again - occurrence.fell_at <= self._merge_gap:
                 occurrence.fell_at = None
             else:
-                occurrence.evidence -= self._evidence(self._changed_at)  # that of the next one
                 yield from self._end(occurrence, occurrence.fell_at, "quiet")
                 self._begin(again)
         elif self._pause_is_over(segment, occurrence.fell_at):
@@ -345,6 +347,7 @@ class _Track:
         if fall.after >= self.rule.off:  # it sounds until the last sample
             yield from self._end(occurrence, self._past.heard_until, reason)
         else:
+            occurrence.evidence -= self._evidence(fall.number)
             yield from self._end(occurrence, fall.first_sample + self.durations.offset_response, reason)
 
     def give_way(self, successor: "_Track | None") -> Iterator[SoundEvent]:
@@ -456,5 +459,5 @@ class _Track:
             likelihood_peak=occurrence.peak,
             likelihood_mean=occurrence.total / occurrence.n_segments,
             end_reason=reason,
-            evidence=occurrence.evidence,
+            evidence=occurrence.evidence if occurrence.fell_at is None else occurrence.evidence_at_fall,
         )

@@ -271,21 +271,26 @@ class FrontEnd:
         window_hop_s: from one window to the next; a whole number of frames, where windows share them, else of samples.
 
     Raises:
-        ConfigError: the window hop is not such a number, or longer than the window.
+        ConfigError: the window hop is not such a number, or longer than the window, or than the frames of one window
+            where windows share them.
     """
 
     def __init__(self, numbers: FrontEndNumbers, *, capture_rate_hz: int, window_hop_s: float) -> None:
-        step_samples, step = (1, "sample") if numbers.has_own_frames else (numbers.hop_length_samples, "frame hop")
+        if numbers.has_own_frames:
+            step_samples, step = 1, "sample"
+            most_samples, most = numbers.window_length_samples, "the model's window"
+        else:
+            step_samples, step = numbers.hop_length_samples, "frame hop"
+            most_samples, most = numbers.n_frames * step_samples, "the frames of the model's window"
         step_s = step_samples / numbers.sample_rate_hz
         n_steps = round(window_hop_s / step_s)
         if n_steps < 1 or abs(n_steps * step_s - window_hop_s) > 1e-9:
             raise ConfigError(
                 f"inference.window_hop_s = {window_hop_s}: expected a multiple of the model's {step}, {step_s} s"
             )
-        if window_hop_s > numbers.window_s:
-            raise ConfigError(
-                f"inference.window_hop_s = {window_hop_s}: expected at most the model's window, {numbers.window_s} s"
-            )
+        if n_steps * step_samples > most_samples:
+            most_s = most_samples / numbers.sample_rate_hz
+            raise ConfigError(f"inference.window_hop_s = {window_hop_s}: expected at most {most}, {most_s} s")
         self._numbers = numbers
         self._capture_rate_hz = capture_rate_hz
         self._hop_samples = n_steps * step_samples  # at the model's rate

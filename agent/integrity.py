@@ -14,7 +14,8 @@ from agent.errors import RecordingError
 SAMPLE_RATE_MIN_HZ, SAMPLE_RATE_MAX_HZ = 1_000, 1_000_000
 # Programs that write a WAV into a pipe cannot know its length; they promise about as much as the field can hold
 # (ffmpeg 2^32 - 1, arecord and sox about 2^31).
-_LENGTH_UNKNOWN = 0x7FFF_0000
+_LENGTHS_UNKNOWN = (range(0x7FFF_0000, 0x8000_0101), range(0xFFFF_0000, 0x1_0000_0000))
+_JUNK_BYTES = 512  # a sector; less at the end of a file is left behind by programs, such as the 128 bytes of ID3v1
 _OGG_PAGE_BYTES = 65_307  # the longest page, RFC 3533
 _OGG_END_OF_STREAM = 4
 
@@ -69,12 +70,12 @@ def _wav_damage(path: str, file: BinaryIO | RemoteStream, size: int, order: str)
         if name == b"data":
             if n == 0xFFFF_FFFF and long_data_size:
                 n = long_data_size
-            elif n >= _LENGTH_UNKNOWN and file.tell() + n > size:
+            elif any(n in lengths for lengths in _LENGTHS_UNKNOWN) and file.tell() + n > size:
                 return None
             there = size - file.tell()
             if n > there:
                 return f"truncated, its header promises {n} bytes of samples, and {there} are there"
-            return f"its header says 0 bytes of samples, but {there} bytes follow" if n == 0 < there else None
+            return _damage_after_samples(file, n, size, order)
         if b"\0" in name:  # not a chunk any more
             return None
         content = file.read(min(n, 64))
@@ -84,3 +85,31 @@ def _wav_damage(path: str, file: BinaryIO | RemoteStream, size: int, order: str)
             long_data_size = struct.unpack("<Q", content[8:16])[0]
         file.seek(n + n % 2 - len(content), os.SEEK_CUR)
     return None
+
+
+def _damage_after_samples(file: BinaryIO | RemoteStream, n: int, size: int, order: str) -> str | None:
+    """Hold what follows so many bytes of samples against what may follow them."""
+    end = file.tell() + n
+    promise = f"its header says {n} bytes of samples, but {size - end} bytes follow"
+    if n == 0 < size - end:
+        return promise
+    if size - end < _JUNK_BYTES:
+        return None
+    # Some programs leave out the byte that makes a length even, and some write it though the length is even.
+    if any(_are_chunks(file, end + pad, size, order) for pad in (0, 1)):
+        return None
+    return f"{promise} that are no chunks"
+
+
+def _are_chunks(file: BinaryIO | RemoteStream, begin: int, size: int, order: str) -> bool:
+    """Whether a file goes on with chunks to its end, but for a few bytes, or for zeros, which no sound is."""
+    file.seek(begin)
+    while len(head := file.read(8)) == 8:
+        name, n = struct.unpack(f"{order}4sI", head)
+        if not (name.isascii() and name.decode().isprintable()) or begin + 8 + n > size:
+            break
+        begin += 8 + n + n % 2
+        file.seek(begin)
+    file.seek(begin)
+    rest = file.read(_JUNK_BYTES)
+    return len(rest) < _JUNK_BYTES or not any(rest)

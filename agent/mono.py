@@ -20,14 +20,18 @@ def to_mono(samples: FloatArray, channel: Channel) -> tuple[FloatArray, int]:
         channel: counted from 1, or `mix`.
 
     Returns:
-        float32 (n,), contiguous; and how many of the samples that were meant were NaN or infinite.
+        float32 (n,), contiguous; and how many of the samples that were meant, or of their means, were NaN or infinite.
     """
-    chosen = samples if channel == "mix" else samples[:, channel - 1 : channel]
-    valid = np.isfinite(chosen)
-    n_invalid = int(valid.size - np.count_nonzero(valid))
-    if n_invalid:
-        chosen = np.where(valid, chosen, np.float32(0.0))
+    chosen, n_invalid = _silenced(samples if channel == "mix" else samples[:, channel - 1 : channel])
     if chosen.shape[1] == 1:
         return np.ascontiguousarray(chosen[:, 0]), n_invalid
-    mixed: FloatArray = chosen.mean(axis=1, dtype=np.float32)  # (n,)
-    return mixed, n_invalid
+    with np.errstate(over="ignore", invalid="ignore"):  # the sum of the largest numbers is none
+        mixed, n_overflowed = _silenced(chosen.mean(axis=1, dtype=np.float32))  # (n,)
+    return mixed, n_invalid + n_overflowed
+
+
+def _silenced(samples: FloatArray) -> tuple[FloatArray, int]:
+    """The same with 0 for what is not a number; and how many were none."""
+    valid = np.isfinite(samples)
+    n_invalid = int(valid.size - np.count_nonzero(valid))
+    return (np.where(valid, samples, np.float32(0.0)) if n_invalid else samples), n_invalid

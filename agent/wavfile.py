@@ -181,6 +181,8 @@ def open_recording(source: Source, channel: Channel = "mix", *, first_sample: in
             return samples
 
         known = file.frames < _FRAMES_UNKNOWN
+        if not known:  # after each read soundfile would seek, which libsndfile cannot do at an end that it did not know
+            file.seekable = lambda: False
         recording = Recording(
             str(source),
             sample_rate_hz=file.samplerate,
@@ -189,7 +191,7 @@ def open_recording(source: Source, channel: Channel = "mix", *, first_sample: in
             channel=channel,
             read=read,
             close=opened.close,
-            seekable=known and file.seekable() and file.subtype.startswith(_EXACT_SUBTYPES),
+            seekable=file.seekable() and file.subtype.startswith(_EXACT_SUBTYPES),
             first_sample=first_sample,
         )
     except (RecordingError, soundfile.LibsndfileError) as error:

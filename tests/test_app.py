@@ -82,6 +82,7 @@ def test_the_site_overrides_the_models_numbers(judge: Judge) -> None:
     ("sections", "message"),
     [
         ({"inference": {"window_hop_s": 0.03}}, "inference.window_hop_s = 0.03: expected a multiple of the model's"),
+        ({"inference": {"window_hop_s": 1.0}}, "inference.window_hop_s = 1.0: expected at most the frames of the"),
         (
             {"inference": {"window_hop_s": 0.05, "form": "streaming"}},
             "inference.form = 'streaming': inference.window_hop_s = 0.05, expected a multiple of the model",

@@ -1,6 +1,7 @@
 """Promises of `agent.bench`: it measures what runs, and says so in figures that fit each other."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import soundfile
 
 from agent import bench as bench_module
 from agent import capture
+from agent.app import Judge
 from agent.bench import bench, street
 from agent.config import Config, InferenceConfig
 from agent.errors import RecordingError
 from agent.figures import Report, as_text
-from tests.commands import Caller
+from agent.frontend import FrontEnd
+from tests.broker import DEADLINE_S, wait_until
+from tests.commands import Caller, CommandFactory
+from tests.test_figures import REPORT
 
 LIVE_S = 3.0
 
@@ -89,8 +94,77 @@ def test_a_recording_without_sound_is_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "x.flac").read_bytes()
     (tmp_path / "x.flac").write_bytes(whole[:200])
 
-    with pytest.raises(RecordingError, match=r"x\.flac: holds no sound that can be read"):
+    with pytest.raises(RecordingError, match=r"x\.flac: 0 samples can be read, expected at least 16000"):
         bench(Config(), tmp_path / "x.flac", LIVE_S)
+
+
+@pytest.mark.parametrize(("n_samples", "rate_hz"), [(1, 96_000), (44_099, 44_100)])
+def test_a_recording_with_too_little_sound_is_refused(tmp_path: Path, n_samples: int, rate_hz: int) -> None:
+    """What is shorter than a window has no figures for a second of sound."""
+    soundfile.write(tmp_path / "x.wav", street(1.0, rate_hz)[:n_samples], rate_hz)
+
+    refusal = rf"x\.wav: {n_samples} samples can be read, expected at least {rate_hz}, which make a window"
+    with pytest.raises(RecordingError, match=refusal):
+        bench(Config(), tmp_path / "x.wav", LIVE_S)
+
+
+def test_a_recording_of_unknown_length_can_be_measured(tmp_path: Path) -> None:
+    """The samples that were read count, not those that a header promises: here it promises none."""
+    soundfile.write(tmp_path / "x.flac", street(3.0, 16_000), 16_000)
+    content = bytearray((tmp_path / "x.flac").read_bytes())
+    content[21] &= 0xF0  # the number of samples has 36 bits, RFC 9639, section 8.2
+    content[22:26] = bytes(4)
+    (tmp_path / "x.flac").write_bytes(content)
+
+    report = bench(Config(), tmp_path / "x.flac", LIVE_S)
+
+    assert 0.0 < report.replay.whole_ms < 1000.0
+
+
+def test_the_shortest_hop_is_one_that_the_model_takes() -> None:
+    """Where no hop is short enough, none is told: not one that is longer than the frames of a window."""
+    judge = Judge(Config())
+    hops = [
+        bench_module._shortest_hop_s(judge, REPORT.networks, REPORT.replay, 500.0 - second_ms)
+        for second_ms in np.geomspace(0.1, 400.0, 100)
+    ]
+
+    told = {hop_s for form in hops for hop_s in form.values() if hop_s is not None}
+    assert 0.9 < max(told) <= 0.95 + 1e-9
+    for hop_s in told:
+        FrontEnd(judge.model.card.front_end, capture_rate_hz=16_000, window_hop_s=hop_s)
+
+
+def children_of(pid: int) -> list[Path]:
+    """Where the system tells about the processes that a process has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return [Path(f"/proc/{child}") for child in children]
+
+
+def n_threads(process: Path) -> int:
+    return len(list((process / "task").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "n_folders"),
+    [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 0), (signal.SIGKILL, -signal.SIGKILL, 1)],
+)
+def test_an_interrupted_bench_leaves_nothing(
+    urbansound: CommandFactory, tmp_path: Path, number: signal.Signals, code: int, n_folders: int
+) -> None:
+    """Whoever stops it half-way finds no process of it and no temporary folder; who kills it, no process."""
+    measuring = urbansound("bench", "--seconds", "600", more={"TMPDIR": str(tmp_path)})
+    measures = "the process that measures, with a thread that looks after its end"
+    wait_until(lambda: any(n_threads(child) > 1 for child in children_of(measuring.process.pid)), measures)
+    children = children_of(measuring.process.pid)
+
+    measuring.signal(number)
+
+    assert measuring.process.wait(DEADLINE_S) == code
+    wait_until(lambda: not any(child.exists() for child in children), "the children to be gone")
+    assert len(list(tmp_path.iterdir())) == n_folders
+    assert measuring.wait() == code
+    assert "Traceback" not in measuring.stderr
 
 
 def test_the_sound_is_the_same_each_time() -> None:

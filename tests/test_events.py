@@ -541,3 +541,21 @@ def test_each_event_has_its_own_evidence() -> None:
 
     assert [end.evidence for end in ends] == [2000, 3000]
     assert sum(event.evidence for event in cut if event.state == "end") == 9000
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [(0.0, 8), (0.9, 2), (0.0, 40)],
+        [(0.0, 4), (0.9, 2), (0.0, 40)],
+        [(0.0, 8), (0.9, 2), (0.0, 3)],
+        [(0.0, 3), (0.9, 1)],
+    ],
+    ids=["pause", "early in the pause", "end of stream in the pause", "end of stream"],
+)
+def test_what_is_heard_after_its_end_is_no_evidence_for_an_event(after: list[tuple[float, int]]) -> None:
+    """A moment in the pause, too short for the event to go on with, is not the event's: however the pause is over."""
+    told = heard(timeline((0.0, 20), (0.9, 30), *after), {"merge_gap_s": 2.0})
+
+    assert told[-1].state == "end"
+    assert told[-1].evidence == 3000

@@ -362,12 +362,27 @@ def test_a_hop_that_is_no_number_of_frames_is_refused(window_hop_s: float) -> No
         front_end_of(16_000, window_hop_s)
 
 
-def test_a_hop_longer_than_the_window_is_refused() -> None:
-    """Sound between two windows would never be heard."""
+@pytest.mark.parametrize("window_hop_s", [0.9625, 0.9875, 1.0, 1.5])
+def test_a_hop_longer_than_the_frames_of_a_window_is_refused(window_hop_s: float) -> None:
+    """Sound between the last frame of a window and the first of the next would never be heard."""
     with pytest.raises(
-        ConfigError, match=r"inference\.window_hop_s = 1\.5: expected at most the model's window, 1\.0 s"
+        ConfigError,
+        match=rf"inference\.window_hop_s = {window_hop_s}: expected at most the frames of the model's window, 0\.95 s",
     ):
-        front_end_of(16_000, 1.5)
+        front_end_of(16_000, window_hop_s)
+
+
+@pytest.mark.parametrize("block_samples", [1_600, 15_200, 200_000])
+def test_at_the_longest_hop_each_frame_is_heard_once(block_samples: int) -> None:
+    """Windows follow one another, with all of the frames that they say are new, and are dated where they lie."""
+    samples = noise(16_000, 12.0)
+
+    windows = windows_of(front_end_of(16_000, 0.95), samples, block_samples)
+
+    frames = LogMel(NUMBERS).frames(samples)[: 12 * 76]
+    np.testing.assert_array_equal(np.concatenate([window.log_mel for window in windows]), frames)
+    assert [window.first_sample for window in windows] == [index * 15_200 for index in range(12)]
+    assert [window.n_new_frames for window in windows] == [None, *[76] * 11]
 
 
 # Frames that are their window's own
@@ -446,7 +461,10 @@ def test_after_a_gap_nothing_of_the_past_is_in_own_frames() -> None:
 def test_own_frames_take_any_hop_of_whole_samples() -> None:
     """No frame is shared, so a hop need not be a number of frames; but it is one of samples."""
     own_front_end(16_000, 0.1)
+    own_front_end(16_000, 1.0)
 
+    with pytest.raises(ConfigError, match=r"= 1\.1: expected at most the model's window, 1\.0 s"):
+        own_front_end(16_000, 1.1)
     with pytest.raises(ConfigError, match=r"= 1e-05: expected a multiple of the model's sample, 6\.25e-05 s"):
         own_front_end(16_000, 0.00001)
 

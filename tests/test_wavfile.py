@@ -318,6 +318,22 @@ def test_a_wav_of_unknown_length_is_not_called_truncated(tmp_path: Path, noise: 
     assert recording.problem is None
 
 
+@pytest.mark.parametrize("block_samples", [1_000, RATE_HZ, 5 * RATE_HZ])
+def test_a_flac_of_unknown_length_is_heard_to_its_end(tmp_path: Path, noise: FloatArray, block_samples: int) -> None:
+    """Encoders that write into a pipe leave the length out; that is no loss, and costs none."""
+    sound = np.tile(noise, 5)
+    soundfile.write(tmp_path / "x.flac", sound, RATE_HZ)
+    content = bytearray((tmp_path / "x.flac").read_bytes())
+    content[21] &= 0xF0  # the number of samples has 36 bits, RFC 9639, section 8.2
+    content[22:26] = bytes(4)
+
+    with open_recording(written(tmp_path / "x.flac", bytes(content))) as recording:
+        blocks = list(recording.blocks(block_samples))
+
+    np.testing.assert_array_equal(joined(blocks), sound)
+    assert (recording.n_samples, recording.seekable, recording.problem) == (None, False, None)
+
+
 def test_invalid_samples_become_silence_and_are_counted(tmp_path: Path, noise: FloatArray) -> None:
     """NaN and infinite samples are replaced by 0 and counted; the samples around them stay."""
     spoilt = noise.copy()
