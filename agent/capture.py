@@ -132,7 +132,7 @@ class CaptureSnapshot:
             `failed` by a bug. From the last three there is no way back, and the ring is closed.
         captured_samples: samples that came.
         lost_samples: samples that the device or the sound server lost, or that passed while the device was away.
-        invalid_samples: NaN and infinite samples, replaced by 0.
+        invalid_samples: NaN, infinite and other samples that cannot be sound, replaced by 0.
         overflows: how often PortAudio said that some were lost.
         reopened: how often a lost device was found again.
     """

@@ -9,29 +9,27 @@ import numpy as np
 
 from agent.values import FloatArray
 
+LARGEST = np.float32(1e12)  # full scale is 1; a spectrum of what is much larger overflows
+
 Channel = int | Literal["mix"]
 
 
 def to_mono(samples: FloatArray, channel: Channel) -> tuple[FloatArray, int]:
-    """One channel, or the mean of all. What is not a number becomes silence: one NaN would spoil every later window.
+    """One channel, or the mean of all. What cannot be sound becomes silence: one NaN would spoil every later window.
 
     Args:
         samples: float32 (n, n_channels).
         channel: counted from 1, or `mix`.
 
     Returns:
-        float32 (n,), contiguous; and how many of the samples that were meant, or of their means, were NaN or infinite.
+        float32 (n,), contiguous; and how many of the samples that were meant were NaN, infinite or beyond `LARGEST`.
     """
-    chosen, n_invalid = _silenced(samples if channel == "mix" else samples[:, channel - 1 : channel])
+    chosen = samples if channel == "mix" else samples[:, channel - 1 : channel]
+    valid = np.abs(chosen) <= LARGEST
+    n_invalid = int(valid.size - np.count_nonzero(valid))
+    if n_invalid:
+        chosen = np.where(valid, chosen, np.float32(0.0))
     if chosen.shape[1] == 1:
         return np.ascontiguousarray(chosen[:, 0]), n_invalid
-    with np.errstate(over="ignore", invalid="ignore"):  # the sum of the largest numbers is none
-        mixed, n_overflowed = _silenced(chosen.mean(axis=1, dtype=np.float32))  # (n,)
-    return mixed, n_invalid + n_overflowed
-
-
-def _silenced(samples: FloatArray) -> tuple[FloatArray, int]:
-    """The same with 0 for what is not a number; and how many were none."""
-    valid = np.isfinite(samples)
-    n_invalid = int(valid.size - np.count_nonzero(valid))
-    return (np.where(valid, samples, np.float32(0.0)) if n_invalid else samples), n_invalid
+    mixed: FloatArray = chosen.mean(axis=1, dtype=np.float32)  # (n,)
+    return mixed, n_invalid

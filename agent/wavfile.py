@@ -41,7 +41,7 @@ class Recording:
         n_samples: length of one channel as far as known; None for a stream.
         seekable: whether it gives the same samples when it is opened somewhere in its middle.
         problem: what is wrong with the recording, one line for a person; None if nothing is. Final after `blocks`.
-        n_invalid_samples: NaN and infinite samples so far, replaced by 0.
+        n_invalid_samples: NaN, infinite and other samples so far that cannot be sound, replaced by 0.
     """
 
     def __init__(
