@@ -465,13 +465,15 @@ def _score(options: argparse.Namespace) -> None:
 
         peer = YamnetListener(options.peer)
     rules, events = rules_of(model.card), model.card.events
+    its_rules = {label: rule for label, rule in rules.items() if peer and label in peer.labels}
+    if peer and not its_rules:
+        raise UsageError(f"--peer {options.peer}: knows none of the model's labels, {', '.join(rules)}")
     tracks = _tracks(options, model)
     scores = [score(model.card.name, tracks, rules, events)]
     if options.out:
         write_for_tools(tracks, rules, events, options.out)
     if peer:
         heard, its_events = _tracks(options, model, peer), peer.event_card(events)
-        its_rules = {label: rule for label, rule in rules.items() if label in peer.labels}
         best = best_single_threshold(heard, its_rules, its_events)
         its_rules = {label: at_threshold(rule, best) for label, rule in its_rules.items()}
         scores.append(score(f"{peer.name} at {best:g}", heard, its_rules, its_events))

@@ -103,14 +103,7 @@ def best_single_threshold(tracks: Sequence[Track], rules: Mapping[str, EventRule
         tracks: of all scenes.
         rules: their durations are kept; `off` keeps its distance to `on` as a factor.
         events: the responses.
-
-    Raises:
-        UsageError: there are no rules, because the peer knows no label of the model.
     """
-    if not rules:
-        raise UsageError(
-            f"--peer: knows none of the model's labels, expected one or more of {', '.join(tracks[0].labels)}"
-        )
     candidates = {label: [at_threshold(rule, on) for on in THRESHOLDS] for label, rule in rules.items()}
     sums = [Counts()] * len(THRESHOLDS)
     for track in tracks:

@@ -23,6 +23,7 @@ from model_export.results import write_predictions, write_windows
 from model_export.soundscapes import Street
 from tests.model_export.conftest import SMALL_RECIPE
 from tests.model_export.predicted import predicted, windows_of
+from tests.test_inference import YAMNET
 
 
 @pytest.fixture
@@ -504,6 +505,19 @@ def test_what_makes_no_sense_for_scenes_is_refused(
     """The message says what was expected."""
     assert cli.main(["score", "--model", str(DEFAULT_MODEL), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not YAMNET.is_file(), reason=f"no {YAMNET}")
+def test_a_peer_that_knows_none_of_the_labels_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model of one's own classes has nothing that YAMNet could be asked for; that is said before the work."""
+    model = shutil.copytree(DEFAULT_MODEL, tmp_path / "model")
+    card = (model / "model.json").read_text(encoding="utf-8")
+    for label in json.loads(card)["labels"]:
+        card = card.replace(f'"{label}"', f'"my_{label}"')
+    (model / "model.json").write_text(card, encoding="utf-8")
+
+    assert cli.main(["score", "--model", str(model), "--scenes", "nowhere", "--peer", str(YAMNET)]) == 2
+    assert "yamnet.tflite: knows none of the model's labels, my_air_conditioner, " in capsys.readouterr().err
 
 
 def test_a_negative_budget_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,12 +122,6 @@ def test_the_best_threshold_of_a_peer_is_found() -> None:
     assert best_single_threshold([heard(30.0, loud, true=true)], RULES, EVENTS) == 0.3
 
 
-def test_a_peer_that_knows_none_of_the_labels_is_refused() -> None:
-    """A model of fans and trams has nothing that the peer could be asked for."""
-    with pytest.raises(UsageError, match="--peer: knows none of the model's labels, expected one or more of siren, do"):
-        best_single_threshold([heard(5.0, {})], {}, EVENTS)
-
-
 def test_off_stays_in_proportion() -> None:
     """Another `on` with the same distance to `off`, and the same durations."""
     rule = at_threshold(RULE, 0.1)
