@@ -21,6 +21,7 @@ from agent.values import AudioBlock, Gap, GapCause
 SETTLE_NS = 60 * SECOND_NS
 KEEP_S = 60.0
 KEEP_SOON_S = 5.0  # a gap that is told must not be told again after a kill; but gaps may come each second
+HELD_NS = 600 * SECOND_NS  # the clock is set within seconds of a network, or not soon
 MARGIN_NS = SECOND_NS  # what comes last before a device goes may still be on its way to the ledger
 
 
@@ -136,7 +137,7 @@ class Accounts:
                 self._gaps += missing_ns > 0
                 self._settled_ns = self._ledger.position_ns
         if self._held is not None:
-            self._tell_held(*self._held[:2], timeline)
+            self._tell_held(*self._held[:2], timeline, to_ns(timeline.utc_of(next_sample)))
         if missing_ns > 0:
             self._tell(Gap(utc_ns - since_ns - missing_ns, utc_ns, missing_ns, "trickle"), timeline.reckoning)
 
@@ -178,14 +179,20 @@ class Accounts:
         self.keep(now_s, at_once=True)
         self._hours.close()
 
-    def _tell_held(self, gap: Gap, end: int, timeline: Timeline) -> None:
-        """Tell the first gap once the clock is set, or at least not behind the time at which it began."""
+    def _tell_held(self, gap: Gap, end: int, timeline: Timeline, heard_ns: int) -> None:
+        """Tell the first gap once the clock is set, or at least not behind the time at which it began.
+
+        Nobody waits for that for ever: after a while it is told as it is, and put right if it still waits then.
+        """
         end_ns = to_ns(timeline.utc_of(end))
         if timeline.reckoning.synced or end_ns >= gap.start_ns:
             start_ns = min(gap.start_ns, end_ns)
-            self._held = None
-            self._tell(replace(gap, start_ns=start_ns, end_ns=end_ns, lost_ns=end_ns - start_ns), timeline.reckoning)
-            self._has_told = True
+            gap = replace(gap, start_ns=start_ns, end_ns=end_ns, lost_ns=end_ns - start_ns)
+        elif heard_ns - end_ns < HELD_NS:
+            return
+        self._held = None
+        self._tell(gap, timeline.reckoning)
+        self._has_told = True
 
     def _clock_ns(self, monotonic_s: float) -> int:
         return round((monotonic_s - self._started_s) * SECOND_NS)

@@ -165,7 +165,7 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
             channel.settimeout(1.0)  # systemd busy for a moment must not stop the main thread for long
             channel.connect(address)  # else waiting for room is a busy loop: what is not connected looks writable
-            channel.send(state.encode())
+            channel.send(state.encode(errors="replace"))
     except OSError as error:
         log.warning("systemd.not_told state=%s reason=%s", state.partition("\n")[0], error)
 

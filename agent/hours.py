@@ -85,7 +85,7 @@ class Hours:
         )
 
     def keep(self, news: Mapping[int, Tally], last_heard: LastHeard | None) -> bool:
-        """Add to the hours; of more than `KEPT_HOURS` the oldest are forgotten.
+        """Add to the hours; of more than `KEPT_HOURS` those furthest from the new ones are forgotten.
 
         Args:
             news: what is new, by hour.
@@ -137,10 +137,10 @@ class Hours:
                 "clipped_ns = clipped_ns + excluded.clipped_ns, lost_ns = lost_ns + excluded.lost_ns",
                 [(hour, t.heard, t.silent, t.clipped, t.lost) for hour, t in self._unkept.items()],
             )
-            # By their number, not by the date: a clock that was once far ahead would have all the others forgotten.
+            # By their distance from what is new: where a clock was once far ahead, its hours go before true ones.
             database.change(
-                "DELETE FROM hours WHERE hour NOT IN (SELECT hour FROM hours ORDER BY hour DESC LIMIT ?)",
-                (KEPT_HOURS,),
+                "DELETE FROM hours WHERE hour NOT IN (SELECT hour FROM hours ORDER BY abs(hour - ?) LIMIT ?)",
+                (max(self._unkept, default=0), KEPT_HOURS if self._unkept else -1),
             )
             if last_heard is not None:
                 marks = [

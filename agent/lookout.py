@@ -56,6 +56,7 @@ class Lookout:
         self._watch = LivenessWatch(now_s)
         self._said_s = now_s
         self._is_open = False
+        self._opened_s: float | None = None  # for the first time
         self._balance = accounts.look(now_s, None, away=False)
         self._tell(self.liveness, now_s)
 
@@ -72,11 +73,13 @@ class Lookout:
     def hopeless(self, now_s: float, give_up_s: float) -> Liveness | None:
         """Why to leave for a fresh start: stalled for so long.
 
-        Not where the board is too slow: it would be no faster. Opening the microphone has a deadline of its own.
+        Not where the board is too slow: it would be no faster. Opening the microphone has a deadline of its own, and
+        what the first opening takes is not held against it.
         """
         now = self.liveness
-        stalled = now.state == "stalled" and now.cause != "too_slow" and now_s - now.since_s >= give_up_s
-        return now if stalled and self._is_open else None
+        if now.state != "stalled" or now.cause == "too_slow" or not self._is_open or self._opened_s is None:
+            return None
+        return now if now_s - max(now.since_s, self._opened_s) >= give_up_s else None
 
     def in_words(self) -> str:
         """Whether the sensor hears, for `systemctl status`."""
@@ -94,6 +97,8 @@ class Lookout:
         rate_hz = sample_rate_hz or 1  # of no samples
         away = capture.state in _AWAY
         self._is_open = capture.state in _OPEN
+        if self._is_open and self._opened_s is None:
+            self._opened_s = now_s
         sight = Sight(
             now_s=now_s,
             device=not away,

@@ -48,26 +48,33 @@ class InputDevice:
 
 
 def list_devices() -> tuple[InputDevice, ...]:
-    """All input devices, as PortAudio saw them when it was initialised.
+    """All input devices, as PortAudio saw them when it was initialised; but none whose name is not UTF-8.
 
     Raises:
+        DeviceAwayError: PortAudio cannot be initialised now.
         DeviceError: PortAudio is not installed.
     """
     sounddevice = _sounddevice()
     default_index = sounddevice.default.device[0]
-    host_apis = sounddevice.query_hostapis()
-    return tuple(
-        InputDevice(
-            index=index,
-            name=device["name"],
-            host_api=host_apis[device["hostapi"]]["name"],
-            n_channels=device["max_input_channels"],
-            default_sample_rate_hz=round(device["default_samplerate"]),
-            is_default=index == default_index,
-        )
-        for index, device in enumerate(sounddevice.query_devices())
-        if device["max_input_channels"] > 0
-    )
+    found = []
+    for host_api in sounddevice.query_hostapis():
+        for index in host_api["devices"]:
+            try:
+                device = sounddevice.query_devices(index)
+            except UnicodeDecodeError:  # of `sounddevice`; it must not cost the others
+                continue
+            if device["max_input_channels"] > 0:
+                found.append(
+                    InputDevice(
+                        index=index,
+                        name=device["name"],
+                        host_api=host_api["name"],
+                        n_channels=device["max_input_channels"],
+                        default_sample_rate_hz=round(device["default_samplerate"]),
+                        is_default=index == default_index,
+                    )
+                )
+    return tuple(sorted(found, key=lambda device: device.index))
 
 
 def find_device(wanted: str | int | None, devices: Sequence[InputDevice]) -> InputDevice:
@@ -254,4 +261,6 @@ def _sounddevice() -> Any:  # noqa: ANN401  it has no types
         import sounddevice
     except OSError as error:
         raise DeviceError(f"PortAudio cannot be loaded ({error}), expected apt-get install libportaudio2") from error
+    except Exception as error:  # PortAudioError, whose class comes with the module that did not load
+        raise DeviceAwayError(f"PortAudio cannot be initialised ({error})") from error
     return sounddevice

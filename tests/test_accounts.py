@@ -273,6 +273,25 @@ def test_the_gap_of_a_power_cut_is_told_when_the_clock_is_set(tmp_path: Path, sy
     assert second.gaps == [Gap(ns(NOON_S + 1050.0), ns(NOON_S + 1100.0), ns(50.0), "not_running", True)]
 
 
+def test_a_clock_that_is_never_set_holds_no_gap_for_ever(tmp_path: Path) -> None:
+    """One run by a clock that was years ahead must not cost the gaps of all the runs after it."""
+    ahead = Live(tmp_path, starts_at_s=1000.0, synced=None, wrong_by_s=1e8)
+    ahead.open()
+    ahead.hear(50.0)
+    ahead.finish()
+    for boot in ("second", "third"):
+        run = Live(tmp_path, starts_at_s=2000.0, boot=boot, synced=None)
+        run.open()
+        for _ in range(601):
+            run.hear(1.0)
+        run.accounts.keep(MONOTONIC_S + run.now_s, at_once=True)
+        run.hours.close()  # a power cut
+
+    assert [gap.cause for gap in run.gaps] == ["not_running"]
+    assert run.gaps[0].end_ns <= ns(NOON_S + 3000.0)
+    assert run.accounts._before.utc_ns == ns(NOON_S + 2601.0), "until then the run before had heard"
+
+
 def test_nothing_is_written_more_often_than_it_must(live: Live) -> None:
     """The card is written about once a minute, and at once when it matters."""
     noon = ns(NOON_S) // HOUR_NS

@@ -65,6 +65,17 @@ def test_ninety_days_are_kept(hours: Hours) -> None:
     assert sorted(hours.known()) == [*range(HOUR + 1, HOUR + KEPT_HOURS), HOUR * 2]
 
 
+def test_days_of_a_clock_that_was_ahead_do_not_push_out_true_hours(hours: Hours) -> None:
+    """After three months that were dated years too late, what is heard now is kept, and they go one by one."""
+    future = [HOUR * 2 + i for i in range(KEPT_HOURS)]
+    hours.keep({hour: Tally(heard=1) for hour in future}, None)
+    for i in range(10):
+        hours.keep({HOUR + i: Tally(heard=1)}, None)
+    hours.keep({}, LastHeard(0, "boot", True, None))
+
+    assert sorted(hours.known()) == [*range(HOUR, HOUR + 10), *future[:-10]]
+
+
 def test_the_file_can_be_read_while_the_sensor_writes(hours: Hours, path: Path) -> None:
     """`urbansound coverage` needs no stop of the sensor, and leaves nothing beside the file."""
     for i in range(5):

@@ -156,6 +156,16 @@ def test_what_does_not_come_back_is_left(
     assert (why.cause if why else None) == expected
 
 
+def test_a_slow_first_opening_is_no_reason_to_leave(looked: Looked) -> None:
+    """Opened after half a minute, a microphone has as long to give samples as any other: else it is never heard."""
+    looked.go_on(25, state="new", samples=0)
+    for seconds in range(1, 5):
+        looked.go_on(1, state="open", samples=0)
+        assert looked.lookout.hopeless(START_S + looked.now_s, 5.0) is None, seconds
+    looked.go_on(2, state="open", samples=0)
+    assert looked.lookout.hopeless(START_S + looked.now_s, 5.0) is not None
+
+
 def test_the_start_is_no_reason_to_be_called_deaf(looked: Looked) -> None:
     """Recovering because of the start: nothing is wrong yet."""
     assert looked.lookout.in_words() == "recovering (start)"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -144,3 +145,41 @@ def test_the_devices_of_a_real_sound_system_are_listed(sound_server: SoundServer
     devices = json.loads(listed.stdout)
     assert devices["testmic"] == ["testmic", False, True]
     assert devices["default"] == ["default", True, True]
+
+
+LISTS_DEVICES = """
+import json
+from agent.errors import DeviceAwayError
+from agent.portaudio import list_devices
+try:
+    print(json.dumps([device.name for device in list_devices()]))
+except DeviceAwayError as error:
+    print(error)
+"""
+
+
+def listed_with(configuration: bytes, sound_server: SoundServer, folder: Path) -> str:
+    """What a child says of the devices of a sound system whose ALSA configuration goes on like this."""
+    before = Path(sound_server.environment["ALSA_CONFIG_PATH"]).read_bytes()
+    (folder / "asound.conf").write_bytes(before + configuration)
+    own = {"PYTHONPATH": os.pathsep.join(sys.path), "ALSA_CONFIG_PATH": str(folder / "asound.conf")}
+    return subprocess.run(
+        [sys.executable, "-c", LISTS_DEVICES],
+        env=sound_server.environment | own,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+
+
+def test_a_device_with_an_odd_name_does_not_cost_the_others(sound_server: SoundServer, tmp_path: Path) -> None:
+    """Some other device whose name is not UTF-8 is passed over."""
+    odd = b'pcm.m\xfcll { type pulse hint { show on description "x" } }\n'
+
+    assert "testmic" in json.loads(listed_with(odd, sound_server, tmp_path))
+
+
+def test_a_sound_system_that_is_out_of_order_at_first_is_waited_for(sound_server: SoundServer, tmp_path: Path) -> None:
+    """PortAudio is initialised as its module is loaded; where that fails, the device is away, not missing for good."""
+    assert "PortAudio cannot be initialised (" in listed_with(b"pcm.x {{{ \n", sound_server, tmp_path)
