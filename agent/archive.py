@@ -156,7 +156,7 @@ def _fsspec() -> Any:  # noqa: ANN401  a module that need not be there
     try:
         import fsspec
     except ImportError as error:
-        raise UsageError("addresses need fsspec: pip install 'urban-sound-agent[cluster]'") from error
+        raise UsageError("addresses need fsspec: in its source, pip install '.[cluster]'") from error
     return fsspec
 
 

@@ -31,7 +31,7 @@ class ParquetWriter:
             import pyarrow as pa
             from pyarrow import parquet
         except ImportError as error:
-            raise UsageError("--format parquet needs pyarrow: pip install 'urban-sound-agent[cluster]'") from error
+            raise UsageError("--format parquet needs pyarrow: in its source, pip install '.[cluster]'") from error
         text, number, time = pa.string(), pa.float64(), pa.timestamp("ms", tz="UTC")
         types = {"file": text, "label": text, "end_reason": text, "start": time, "end": time}
         self._pa = pa

@@ -133,18 +133,19 @@ def _draw_likelihoods(
 ) -> None:
     for one in soundings:
         axes.axvspan(one.onset_s, one.onset_s + one.duration_s, color=SHADE, linewidth=0)
-    starts = sorted({rule.on for label, rule in judge.rules.items() if label in colours})
-    for on in starts:
+    starts: dict[float, list[str]] = {}
+    for label in filter(judge.rules.__contains__, colours):
+        starts.setdefault(judge.rules[label].on, []).append(label)
+    for on, labels in starts.items():
         axes.axhline(on, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    if starts:
         axes.annotate(
-            "an event\nstarts",
-            (1.0, sum(starts) / len(starts)),
+            "\n".join(["starts:", *labels]),
+            (1.0, on),
             xycoords=axes.get_yaxis_transform(),
-            xytext=(4, 0),
+            xytext=(4, 3),
             textcoords="offset points",
-            va="center",
-            fontsize=8,
+            va="top",
+            fontsize=7,
             color=INK,
         )
     for label, colour in colours.items():
@@ -167,7 +168,7 @@ def _draw_likelihoods(
     axes.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.set_ylabel("likelihood (0 to 1)", fontsize=9, color=INK)
     axes.set_title(
-        "What it answers: likelihoods, averaged over the span of each class",
+        "What it answers: likelihoods, averaged over the span of each class; dashed: where its events start",
         loc="left",
         fontsize=11,
         color=INK,
@@ -197,7 +198,7 @@ def _draw_bars(axes: Axes, soundings: Sequence[Sounding], events: Sequence[Heard
         tick.set(color=colour, fontweight="bold")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_title(
-        "What was in the street (grey), and the events told (coloured, with peak likelihood)",
+        "What was in the street (grey), and the events told (coloured, with peak likelihood), short pauses included",
         loc="left",
         fontsize=11,
         color=INK,

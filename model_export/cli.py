@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = str(error.name).partition(".")[0]
         extra = "plot" if missing == "matplotlib" else "export"
         print(
-            f"urbansound-model: {missing} is not installed; pip install 'urban-sound-agent[{extra}]'",
+            f"urbansound-model: {missing} is not installed; in its source, pip install '.[{extra}]'",
             file=sys.stderr,
         )
-        return 1
+        return UsageError.exit_code
     return code or 0
 
 

@@ -310,8 +310,8 @@ def test_evaluate_needs_no_tensorflow(results: Path) -> None:
     with_pictures = subprocess.run([*command, "--plots", "x"], capture_output=True, text=True, check=False)
 
     assert without_pictures.returncode == 0
-    assert with_pictures.returncode == 1
-    assert "matplotlib is not installed; pip install 'urban-sound-agent[plot]'" in with_pictures.stderr
+    assert with_pictures.returncode == 2
+    assert "matplotlib is not installed; in its source, pip install '.[plot]'" in with_pictures.stderr
 
 
 def test_evaluate_judges_a_model_folder(
