@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from agent.arguments import NOW, STANDARD_INPUT, argument_parser
 from agent.clock import recording_timeline, utc_now
@@ -58,13 +58,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = COMMANDS[options.command](options)
     except AgentError as error:
-        print(f"urbansound: {error}", file=sys.stderr)
-        if isinstance(error, OutputError):  # Python would complain once more when it flushes at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say(error)
+        if isinstance(error, OutputError):
+            _let_go(sys.stdout)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _say(error: AgentError) -> None:
+    """Say what has stopped the command; where nobody can read it, the exit code alone does."""
+    if sys.stderr is None:  # it was closed from the start, and `print` would take standard output
+        return
+    try:
+        print(f"urbansound: {error}", file=sys.stderr)
+    except OSError:
+        _let_go(sys.stderr)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Nobody reads it any more, and Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _environment(options: argparse.Namespace) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from agent.errors import AgentError, ClusterError, ModelError, UsageError
 from agent.workers import Judged, Part, Worker, judging_alone
 
 CONNECT_S = 10.0
+ANSWER_S = 2.0  # for the scheduler to say who is there; a signal waits as long
 TRIES = 5  # how often a part may take a worker with it
 
 _here = threading.local()
@@ -43,7 +44,7 @@ class Cluster:
         try:
             import distributed
         except ImportError as error:
-            raise UsageError("--dask needs distributed: pip install 'urban-sound-agent[cluster]'") from error
+            raise UsageError("--dask needs distributed: in its source, pip install '.[cluster]'") from error
         self._scheduler = scheduler
         logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters comes as an error
         try:
@@ -77,8 +78,14 @@ class Cluster:
             raise self._gone(error) from error
         return future
 
+    def has_workers(self) -> bool:
+        """Whether the scheduler answers, and knows workers."""
+        with suppress(*self._lost, AttributeError):  # the last: a client that gives up has no scheduler
+            return bool(self._client.nthreads(callback_timeout=ANSWER_S))
+        return False
+
     def broken(self, error: Exception) -> AgentError | None:
-        """The scheduler is gone, or a part has taken worker after worker with it."""
+        """The scheduler is gone, no worker is left, or a part has taken worker after worker with it."""
         return self._gone(error) if isinstance(error, self._lost) else None
 
     def _gone(self, error: Exception) -> ClusterError:

@@ -10,12 +10,13 @@ fails while it runs, raises `AcceleratorError`; then the CPU can do the same wor
 
 import atexit
 import ctypes
+import fcntl
 import logging
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -235,19 +236,24 @@ def _cause(told: Sequence[bytes]) -> str:
 
 
 def _pass_on(told: bytes) -> None:
-    os.write(STDERR, told.replace(LITERT_GREETING, b""))
+    with suppress(OSError):  # nobody reads it
+        os.write(STDERR, told.replace(LITERT_GREETING, b""))
 
 
 @contextmanager
 def _held_back(take: Callable[[bytes], None]) -> Iterator[None]:
     """Hold back what goes to standard output and error while LiteRT loads, and hand it over; one thread at a time.
 
-    To standard output too, where results go: the GPU's part of LiteRT writes there (2.3.0).
+    To standard output too, where results go: the GPU's part of LiteRT writes there (2.3.0). One of the two that is
+    closed is left alone.
     """
     with _loading:
+        kept = []
+        for number in (STDOUT, STDERR):
+            with suppress(OSError):  # it is closed
+                kept.append((number, fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, STDERR + 1)))  # not as the closed one
         reader, writer = os.pipe()
         os.set_blocking(writer, False)  # a full pipe loses lines rather than hang the agent
-        kept = [(number, os.dup(number)) for number in (STDOUT, STDERR)]
         for number, _ in kept:
             os.dup2(writer, number)
         os.close(writer)

@@ -12,9 +12,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from agent import pipeline
 from agent.app import Judge
 from agent.config import Config
-from agent.errors import AgentError, RecordingError
+from agent.errors import AgentError, RecordingError, UsageError
 from agent.mono import Channel
 from agent.resampler import LEAD_S
 from agent.stop import Stop
@@ -40,6 +41,8 @@ WORTH_S = (
 )
 WHOLE_MAX_S = 600.0  # what cannot be heard in parts and is longer would be a long answer: it is judged here
 PARTS_AHEAD = 2  # for each process
+LOOK_S = 0.2  # how soon a signal is noticed while a part is waited for
+ALONE_S = 30.0  # how long a crew may have no workers while a part is waited for; others may come
 NO_EMBEDDING = np.empty(0, np.float32)
 
 Asked: TypeAlias = "connection.Connection[Part, Judged | RecordingError]"
@@ -118,6 +121,9 @@ class Crew(Protocol):
             AgentError: nobody is there any more.
         """
 
+    def has_workers(self) -> bool:
+        """Whether anybody is there now who may judge."""
+
     def broken(self, error: Exception) -> AgentError | None:
         """What to tell if this came instead of a part; None for an error that is the part's own."""
 
@@ -140,6 +146,9 @@ class Processes:
     Args:
         config: each process makes its own judge of it.
         n: how many.
+
+    Raises:
+        UsageError: the system does not start so many.
     """
 
     def __init__(self, config: Config, n: int) -> None:
@@ -160,6 +169,9 @@ class Processes:
                 asking.close()  # so that its end is the end of the pipe
                 self._processes.append((process, asked))
                 self._idle.put(asked)
+        except OSError as error:
+            self.close()  # Python waits for its children at exit, and they would wait to be asked
+            raise UsageError(f"--jobs {n}: cannot start so many processes ({error.strerror})") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -179,6 +191,10 @@ class Processes:
         if isinstance(answer, RecordingError):
             raise answer
         return answer
+
+    def has_workers(self) -> bool:
+        """Always: where one dies, that is the answer to its part."""
+        return True
 
     def broken(self, error: Exception) -> AgentError | None:
         """A process has died."""
@@ -203,7 +219,8 @@ class Workers:
         crew: is closed in the end.
         files: in the order in which `predictions` will be asked for.
         channel: of all files.
-        stop: once set, a process that has ended is no error: the signal may have gone to all of them.
+        stop: once set, no part is waited for, and a process that has ended is no error: the signal may have gone to
+            all of them.
     """
 
     def __init__(self, judge: Judge, crew: Crew, files: Sequence[Source], channel: Channel, *, stop: Stop) -> None:
@@ -235,6 +252,7 @@ class Workers:
 
         Raises:
             RecordingError: while they are taken: it cannot be opened any more.
+            AgentError: while they are taken: the crew does not go on.
         """
         if recording.name not in self._numbers:
             return None
@@ -253,6 +271,8 @@ class Workers:
             _, answer = self._waiting.popleft()
             self._fill()
             try:
+                if not self._comes(answer):
+                    return
                 judged = answer.result()
             except Exception as error:  # whatever a part raised: it is raised again, or told as the crew's
                 broken = self._crew.broken(error)
@@ -268,6 +288,22 @@ class Workers:
             for likelihoods, (first_sample, n_samples) in zip(judged.likelihoods, windows, strict=True):
                 yield Prediction(likelihoods, NO_EMBEDDING, first_sample, n_samples)
             analysed(judged.until)
+
+    def _comes(self, answer: Future[Judged]) -> bool:
+        """Wait for an answer; False once it is time to stop.
+
+        Raises:
+            TimeoutError: nobody is left to give it.
+        """
+        attended_s = time.monotonic()
+        while not wait([answer], LOOK_S).done:
+            if self._stop.is_set():
+                return False
+            if self._crew.has_workers():
+                attended_s = time.monotonic()
+            elif time.monotonic() - attended_s > ALONE_S:
+                raise TimeoutError(f"no worker has been there for {ALONE_S:g} s")
+        return True
 
     def _fill(self) -> None:
         for part in itertools.islice(self._parts, self._most - len(self._waiting)):

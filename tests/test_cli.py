@@ -472,6 +472,25 @@ def test_a_closed_standard_output_is_said(
     assert piped.stderr == "urbansound: standard output: cannot be written (Broken pipe), the rest is lost\n"
 
 
+@pytest.mark.parametrize("redirection", ["", "2>&-"])
+def test_an_error_that_nobody_reads_keeps_its_exit_code(tmp_path: Path, redirection: str) -> None:
+    """Standard error was closed, by who read it or from the start: the code still says what kind of error it is."""
+    writer = closed_pipe()
+    words = (sys.executable, "-m", "agent.cli", "check", str(tmp_path / "none.toml"))
+
+    said = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {redirection}', *words],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+
+    assert (said.returncode, said.stdout) == (78, b"")
+
+
 def test_a_full_disk_under_standard_output_is_said(urbansound: CommandFactory, corner: Sound) -> None:
     """`> file` on a full disk: the same."""
     with Path("/dev/full").open("wb") as full:

@@ -21,7 +21,8 @@ from agent.values import SoundEvent
 from agent.wavfile import Source, open_recording
 from agent.workers import Part, Workers, judging_alone
 from tests.broker import free_port, wait_until
-from tests.commands import Caller
+from tests.commands import Caller, CommandFactory
+from tests.test_workers import sparse_wav
 from tests.wail import wail
 
 RATE_HZ = 8_000
@@ -48,6 +49,15 @@ def dask() -> Iterator[distributed.LocalCluster]:
     """A scheduler and two worker processes on this machine, each with two threads."""
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address=":0"
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def lone() -> Iterator[distributed.LocalCluster]:
+    """A scheduler and one worker."""
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=":0"
     ) as cluster:
         yield cluster
 
@@ -129,6 +139,41 @@ def test_a_cluster_that_goes_away_is_said(street: Path, judge: Judge) -> None:
         wait_until(lambda: crew._client.status == "closed", "the client to give up")
         with pytest.raises(ClusterError, match="the cluster does not go on"):
             crew.submit(Part(file, "mix", 0, None, lead=0))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_wait_for_workers_can_be_left(
+    lone: distributed.LocalCluster, urbansound: CommandFactory, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """The only worker is switched off: a signal ends the replay, which waits for another."""
+    replayed = urbansound("replay", "--dask", lone.scheduler_address, sparse_wav(tmp_path / "day.wav", 24 * 3600))
+    wait_until(lambda: lone.scheduler.tasks, "parts that are judged")
+    lone.scale(0)
+    wait_until(lambda: not lone.scheduler.workers, "no worker")
+
+    replayed.signal(number)
+
+    assert replayed.wait() == code, replayed.stderr
+    assert (replayed.lines, replayed.stderr) == ([], "")
+
+
+def test_a_cluster_without_workers_is_said(
+    lone: distributed.LocalCluster, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only worker is switched off, and no other comes: that is an error after a while."""
+    monkeypatch.setattr("agent.workers.ALONE_S", 0.5)
+    day = sparse_wav(tmp_path / "day.wav", 24 * 3600)
+
+    with (
+        Workers(judge, Cluster(lone.scheduler_address, judge), [day], "mix", stop=Stop()) as workers,
+        open_recording(day) as recording,
+    ):
+        predictions = workers.predictions(recording)
+        assert predictions is not None
+        next(predictions)
+        lone.scale(0)
+        with pytest.raises(ClusterError, match=r"the cluster does not go on \(no worker has been there for"):
+            list(predictions)
 
 
 def test_workers_must_be_the_same_agent(judge: Judge, street: Path) -> None:

@@ -1,6 +1,8 @@
 """Promises of `agent.litert`: the same sums wherever a network runs, and one error where an accelerator does not."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from agent.litert import (
     operators_taken,
 )
 from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +151,24 @@ def test_what_litert_says_besides_is_passed_on(
     Classifier(model)
 
     assert capfd.readouterr().err == "WARNING: one\nERROR: two\n" * 2
+
+
+@pytest.mark.parametrize(("closed", "said"), [("2>&-", "loaded\n"), (">&-", ""), (">&- 2>&-", "")])
+def test_a_closed_standard_error_or_output_is_not_the_models_fault(
+    streaming_file: Path, closed: str, said: str
+) -> None:
+    """Who starts the agent with `2>&-` or `>&-` has closed the descriptor: the network loads, the other one stays."""
+    program = (
+        "import sys; from pathlib import Path; from agent.litert import load; load(Path(sys.argv[1])); print('loaded')"
+    )
+
+    loaded = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", program, streaming_file],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, said, "")

@@ -1,6 +1,7 @@
 """Promises of `agent.workers`: several processes judge, and nobody can tell it from what they say."""
 
 import os
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -258,3 +259,12 @@ def test_no_process_is_left_behind(
     wait_until(are_gone(children), "no children")
     if number != signal.SIGKILL:  # then Python's own tracker of semaphores says that it had to clean up
         assert replayed.stderr == ""
+
+
+def test_too_many_processes_are_said(urbansound: CommandFactory, tmp_path: Path) -> None:
+    """Where the system starts no more of them, those that it has started end as well: an error, not a wait for good."""
+    replayed = urbansound("replay", "--jobs", "20", sparse_wav(tmp_path / "day.wav", 24 * 3600))
+    resource.prlimit(replayed.process.pid, resource.RLIMIT_NOFILE, (40, 40))
+
+    assert replayed.wait() == 2
+    assert replayed.stderr == "urbansound: --jobs 20: cannot start so many processes (Too many open files)\n"
