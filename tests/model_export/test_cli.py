@@ -185,28 +185,24 @@ def test_a_wrong_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"--us8k {tmp_path}" in capsys.readouterr().err
 
 
-def test_no_epochs_are_refused(
-    data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "number", "expected"), [("--epochs", "0", "expected 1 or more"), ("--seed", "-1", "expected 0 or more")]
+)
+def test_numbers_that_make_no_sense_are_refused(  # noqa: PLR0917  what it needs
+    data_sets: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    number: str,
+    expected: str,
 ) -> None:
-    """A number that makes no sense is refused before any work is done."""
+    """Before any work is done."""
     us8k, esc10 = data_sets
 
-    code = cli.main(["train", "--us8k", str(us8k), "--esc10", str(esc10), "--out", str(tmp_path), "--epochs", "0"])
+    code = cli.main(["train", "--us8k", str(us8k), "--esc10", str(esc10), "--out", str(tmp_path), option, number])
 
     assert code == 2
-    assert "--epochs 0: expected 1 or more" in capsys.readouterr().err
-
-
-def test_a_seed_below_zero_is_refused(
-    data_sets: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As for any command that draws."""
-    us8k, esc10 = data_sets
-
-    code = cli.main(["train", "--us8k", str(us8k), "--esc10", str(esc10), "--out", str(tmp_path), "--seed", "-1"])
-
-    assert code == 2
-    assert "--seed -1: expected 0 or more" in capsys.readouterr().err
+    assert f"{option} {number}: {expected}" in capsys.readouterr().err
 
 
 def test_networks_that_are_not_there_are_named(
