@@ -181,6 +181,6 @@ def test_without_fsspec_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch,
     """An address without the extra is a matter of usage."""
     monkeypatch.setitem(sys.modules, "fsspec", None)
 
-    with pytest.raises(UsageError, match=r"urban-sound-agent\[cluster\]"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[cluster\]'"):
         open_recording(RemoteFile("file:///a.wav"))
     assert call("replay", "s3://bucket/a.wav").code == 2

@@ -85,5 +85,5 @@ def test_without_pyarrow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     """The format without the extra is a matter of usage."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
-    with pytest.raises(UsageError, match=r"urban-sound-agent\[cluster\]"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[cluster\]'"):
         ParquetWriter(io.BytesIO(), EVENT_COLUMNS)

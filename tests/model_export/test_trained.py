@@ -84,11 +84,11 @@ def test_what_was_cut_short_is_not_shipped(
 ) -> None:
     """The card would say that all generations were trained."""
     work = shutil.copytree(trained, tmp_path / "work")
-    record = training_record(work)
+    record, both = training_record(work), load_networks(work)
     (work / TRAINING_NAME).unlink()
     if generations:
         record["recipe"]["generations"] = generations
-        write_networks(load_networks(work), record, work)
+        write_networks(both, record, work)
 
     with pytest.raises(UsageError, match=f"{work}: {message}"):
         load_calibrated(work)
