@@ -190,8 +190,8 @@ class Accounts:
             gap = replace(gap, start_ns=start_ns, end_ns=end_ns, lost_ns=end_ns - start_ns)
         elif heard_ns - end_ns < HELD_NS:
             return
-        self._held = None
         self._tell(gap, timeline.reckoning)
+        self._held = None  # only now: until it is told, no mark on the disk may say that it was
         self._has_told = True
 
     def _clock_ns(self, monotonic_s: float) -> int:

@@ -10,18 +10,13 @@ import multiprocessing
 import os
 import platform
 import re
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
-from multiprocessing import connection
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,7 +28,7 @@ from agent.errors import RecordingError
 from agent.figures import Live, Machine, Networks, Replay, Report
 from agent.inference import Classifier
 from agent.replay import replay
-from agent.stop import Stop
+from agent.stop import Stop, end_with, ended_by_sigterm
 from agent.values import AudioBlock, FloatArray, Prediction, Window
 from agent.wavfile import open_recording, write_recording
 
@@ -51,21 +46,7 @@ FREE = 0.5  # of a core, for all else that a board does
 T = TypeVar("T")
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """While it lasts, SIGTERM ends the work as Ctrl-C does, so that neither a process nor a folder is left."""
-
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@_ended_by_sigterm()
+@ended_by_sigterm()
 def bench(config: Config, file: Path | None, live_s: float) -> Report:
     """Measure; takes `live_s` and some seconds more.
 
@@ -139,22 +120,12 @@ def _in_a_new_process(measure: Callable[..., T], *arguments: object) -> T:
     """Memory can only be told of a process that did nothing else. It ends when this one does not wait for it."""
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
-    with theirs, ours, ProcessPoolExecutor(1, context, initializer=_end_with, initargs=(theirs,)) as pool:
+    with theirs, ours, ProcessPoolExecutor(1, context, initializer=end_with, initargs=(theirs,)) as pool:
         try:
             return pool.submit(measure, *arguments).result()
-        except BaseException:
-            ours.close()  # the pool would wait for what nobody wants
+        except BaseException:  # raised again: meanwhile the pool would wait for what nobody wants
+            ours.close()
             raise
-
-
-def _end_with(pipe: "connection.Connection[None, None]") -> None:
-    """From now on, end this process when the other end of a pipe is closed, and be it by a kill."""
-
-    def end() -> None:
-        connection.wait([pipe])
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True).start()
 
 
 def _first_blocks(file: Path, duration_s: float) -> tuple[list[AudioBlock], int]:

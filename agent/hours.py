@@ -138,10 +138,11 @@ class Hours:
                 [(hour, t.heard, t.silent, t.clipped, t.lost) for hour, t in self._unkept.items()],
             )
             # By their distance from what is new: where a clock was once far ahead, its hours go before true ones.
-            database.change(
-                "DELETE FROM hours WHERE hour NOT IN (SELECT hour FROM hours ORDER BY abs(hour - ?) LIMIT ?)",
-                (max(self._unkept, default=0), KEPT_HOURS if self._unkept else -1),
-            )
+            if self._unkept:
+                database.change(
+                    "DELETE FROM hours WHERE hour NOT IN (SELECT hour FROM hours ORDER BY abs(hour - ?) LIMIT ?)",
+                    (max(self._unkept), KEPT_HOURS),
+                )
             if last_heard is not None:
                 marks = [
                     (_HEARD_UNTIL, str(last_heard.utc_ns)),

@@ -222,11 +222,10 @@ def finished(draft: bytes, *, queued_s: float | None, boots: Mapping[str, float]
             for name in ("end",) if stamp.get("end_only") else ("start", "end"):
                 if name in message:
                     message[name] = rfc3339(datetime.fromisoformat(message[name]) + shift)
-            if stamp.get("end_only"):
-                _measure_anew(message)
             message["quality"]["time_synced"] = True
-        elif stamp is not None and stamp.get("end_only"):  # RFC 3339 in UTC: later is larger
-            message["end"] = max(message["start"], message["end"])
+        if stamp is not None and stamp.get("end_only"):
+            message["end"] = max(message["start"], message["end"])  # RFC 3339 in UTC: later is larger
+            _measure_anew(message)
         if queued_s is not None:
             message["queued_s"] = round(queued_s, _QUEUED_DIGITS)
         return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()

@@ -6,11 +6,12 @@ thread.
 
 import os
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 STDIN = 0
 
@@ -83,3 +84,32 @@ class StopSignals:
     def exit_code(self) -> int:
         """0, or 128 and the number of the signal."""
         return 0 if self.received is None else 128 + self.received
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """While it lasts, SIGTERM ends the work as Ctrl-C does, so that neither a process nor a folder is left."""
+
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_with(other: Any) -> None:  # noqa: ANN401  whatever `multiprocessing` can wait for
+    """From now on, end this process when the other one does, or lets go of it, and be it by a kill.
+
+    Args:
+        other: the sentinel of a process, or a pipe whose other end it holds.
+    """
+    from multiprocessing import connection  # children alone need it
+
+    def end() -> None:
+        connection.wait([other])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()

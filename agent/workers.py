@@ -11,7 +11,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from agent.config import Config
 from agent.errors import AgentError, RecordingError, UsageError
 from agent.mono import Channel
 from agent.resampler import LEAD_S
-from agent.stop import Stop
+from agent.stop import Stop, end_with
 from agent.values import AudioBlock, FloatArray, Prediction
 from agent.wavfile import Recording, Source, open_recording
 
@@ -422,7 +421,7 @@ def _work(config: Config, stopped: ctypes.c_bool, asking: Answering) -> None:
     """All that a process does, until nobody asks any more."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    end_with(parent.sentinel)  # a process whose parent was killed would wait for it for good
     worker = Worker(config, lambda: stopped.value)
     with suppress(EOFError, OSError):  # the parent has let go
         while True:
@@ -434,9 +433,3 @@ def _answer_of(worker: Worker, part: Part) -> Judged | RecordingError:
         return worker.judge(part)
     except RecordingError as error:
         return error
-
-
-def _end_with(parent: int) -> None:
-    """A process whose parent was killed would wait for it for good."""
-    connection.wait([parent])
-    os._exit(1)

@@ -259,7 +259,7 @@ def half_a_broker(welcome: bytes) -> Iterator[int]:
     clients: list[socket.socket] = []
 
     def answer(client: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # until the client has gone, or the test is over
             client.recv(1000)
             client.sendall(welcome)
             while said := client.recv(1000):
@@ -267,7 +267,7 @@ def half_a_broker(welcome: bytes) -> Iterator[int]:
                     client.sendall(pong)
 
     def let_in() -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # until the port is shut
             while True:
                 clients.append(server.accept()[0])
                 threading.Thread(target=answer, args=clients[-1:]).start()
@@ -278,7 +278,7 @@ def half_a_broker(welcome: bytes) -> Iterator[int]:
             yield server.getsockname()[1]
         finally:
             for one in (server, *clients):
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # it may have gone before
                     one.shutdown(socket.SHUT_RDWR)
     for client in clients:
         client.close()

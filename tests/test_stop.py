@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.stop import Stop, StopSignals
+from agent.stop import Stop, StopSignals, ended_by_sigterm
 from tests.broker import DEADLINE_S, wait_until
 from tests.conftest import REPOSITORY
 
@@ -122,3 +122,41 @@ sys.exit(signals.exit_code)
         child.wait()
     assert said == [b"listens\n", b"asked\n"], "with the terminal there, it is a request"
     assert child.stdout.read() == b""
+
+
+def test_sigterm_unwinds_what_is_under_way() -> None:
+    """Whoever must leave nothing behind can clean up; afterwards the old handler is back."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended, ended_by_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+WAITS_FOR_ITS_PARENT = """
+import sys, time
+from multiprocessing.connection import Connection
+from agent.stop import end_with
+end_with(Connection(int(sys.argv[1])))
+print("waits", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_ends_when_the_other_one_lets_go() -> None:
+    """And be it killed: the end of a pipe is closed either way."""
+    reader, writer = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITS_FOR_ITS_PARENT, str(reader)], pass_fds=[reader], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "waits\n"
+    assert child.poll() is None
+
+    os.close(writer)
+
+    assert child.wait(DEADLINE_S) == 1
+    child.stdout.close()
+    os.close(reader)
