@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
+# An environment that was half made, without ensurepip, would be taken for one.
+.DELETE_ON_ERROR:
+
 .PHONY: model demo test check benchmark fuzz faults soak clean
 
 demo: $(VENV)/demo.stamp  ## replay a street through the whole agent and a real broker

@@ -26,7 +26,7 @@ class Aggregator:
     """
 
     def __init__(self, *, spans_s: Sequence[float], window_hop_s: float) -> None:
-        self._spans_s, self._window_hop_s, self._factor = tuple(spans_s), window_hop_s, 1
+        self._spans_s, self._window_hop_s = tuple(spans_s), window_hop_s
         # Of the windows of the longest span, the newest last: their likelihoods, (n_windows, n_classes), and where they
         # begin. So many of them are there; before these stand zeros.
         self._likelihoods: NDArray[np.float64] = np.zeros((0, len(self._spans_s)))
@@ -36,9 +36,8 @@ class Aggregator:
 
     def set_spans(self, spans_s: Sequence[float]) -> None:
         """From now on, sum over other spans."""
-        if tuple(spans_s) != self._spans_s:
-            self._spans_s = tuple(spans_s)
-            self.widen(self._factor)
+        self._spans_s = tuple(spans_s)
+        self.widen(self._factor)
 
     def widen(self, factor: int) -> None:
         """From now on, windows come so many hops apart."""

@@ -133,9 +133,9 @@ class Judge:
 
     @property
     def widest(self) -> int:
-        """How many hops may lie between two windows: these must touch, or sound between them would not be heard."""
+        """How many hops may lie between two windows."""
         numbers = self.model.card.front_end
-        return max(1, int(numbers.n_frames * numbers.hop_length_samples / (self.window_hop_s * numbers.sample_rate_hz)))
+        return max(1, int(numbers.longest_hop_samples / (self.window_hop_s * numbers.sample_rate_hz)))
 
     @property
     def join_period_s(self) -> int:

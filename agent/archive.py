@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agent.errors import RecordingError, UsageError
@@ -38,6 +38,12 @@ class RemoteFile:
         """Its own name, as a path has one: of `zip://night/a.wav::file:///day.zip` it is `a.wav`."""
         link = next(link for link in self.address.split("::") if MARK in link)
         return PurePosixPath(link.partition("?")[0]).name
+
+    @property
+    def local_files(self) -> list[Path]:
+        """What it is of on this machine: of `zip://night/a.wav::file:///day.zip` it is `/day.zip`."""
+        links = (link.rpartition(MARK) for link in self.address.split("::"))
+        return [Path(path) for system, _, path in links if system in {"", "file", "local"}]
 
     def open(self) -> "RemoteStream":
         """Open it for reading.

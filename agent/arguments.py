@@ -40,17 +40,18 @@ def argument_parser() -> argparse.ArgumentParser:
         "paths", type=_source, nargs="+", metavar="PATH", help="recordings, folders, addresses, or - for raw PCM"
     )
     source.add_argument("--channel", type=_channel, default="mix", help="one channel, from 1, or mix (default)")
-    source.add_argument(
+    elsewhere = source.add_mutually_exclusive_group()
+    elsewhere.add_argument(
         "--jobs",
         type=_number(1, 1000),
         metavar="N",
         help="processes that judge at once (default: all cores, if there is sound enough to be worth it)",
     )
-    source.add_argument("--dask", metavar="SCHEDULER", help="have a Dask cluster judge, such as tcp://10.0.0.1:8786")
+    elsewhere.add_argument("--dask", metavar="SCHEDULER", help="have a Dask cluster judge, such as tcp://10.0.0.1:8786")
     raw = source.add_argument_group("raw PCM from standard input (PATH is -)")
     raw.add_argument("--rate", type=int, metavar="HZ", help="samples per second")
-    raw.add_argument("--channels", type=int, default=1, metavar="N", help="interleaved channels (default: 1)")
-    raw.set_defaults(pcm_format="s16le")
+    raw.add_argument("--channels", type=int, metavar="N", help="interleaved channels (default: 1)")
+    raw.set_defaults(pcm_format=None)
 
     def add(name: str, help: str, examples: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return commands.add_parser(

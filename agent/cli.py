@@ -52,13 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     # The matrices are small: more threads would only spin, on cores that others need. Before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _open_closed_streams()
     options = argument_parser().parse_args(arguments)
     log_to_stderr()
     take_any_text()
     try:
         code = COMMANDS[options.command](options)
     except AgentError as error:
-        _say(error)
+        _say(f"urbansound: {error}")
         if isinstance(error, OutputError):
             _let_go(sys.stdout)
         return error.exit_code
@@ -67,12 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _say(error: AgentError) -> None:
-    """Say what has stopped the command; where nobody can read it, the exit code alone does."""
-    if sys.stderr is None:  # it was closed from the start, and `print` would take standard output
-        return
+def _open_closed_streams() -> None:
+    """Where a standard stream was closed from the start, the next file or pipe would get its number.
+
+    Nobody reads errors then. Standard input and output fail as closed ones do: nothing may be lost in silence.
+    """
+    for name, flags, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, flags)
+            os.set_inheritable(number, True)  # processes of ours have the same trouble
+            setattr(sys, name, os.fdopen(number, mode, errors="backslashreplace", closefd=False))
+
+
+def _say(line: str) -> None:
+    """Say something to a person; where nobody can read it, the exit code alone does."""
     try:
-        print(f"urbansound: {error}", file=sys.stderr)
+        print(line, file=sys.stderr, flush=True)
     except OSError:
         _let_go(sys.stderr)
 
@@ -118,6 +129,9 @@ def _recordings(options: argparse.Namespace) -> "tuple[list[Source], list[Record
     has_stdin = STANDARD_INPUT in options.paths
     if has_stdin and options.rate is None:
         raise UsageError("- reads raw PCM: --rate is missing, expected samples per second")
+    for name, value in (("rate", options.rate), ("channels", options.channels), ("format", options.pcm_format)):
+        if value is not None and not has_stdin:
+            raise UsageError(f"--{name} {value}: is for raw PCM, expected - among what is heard")
     files, problems = walk(path for path in options.paths if isinstance(path, Path) and path != STANDARD_INPUT)
     there, more_problems = walk_remote((path for path in options.paths if isinstance(path, RemoteFile)), SUFFIXES)
     return [*([STANDARD_INPUT] if has_stdin else []), *files, *there], problems + more_problems
@@ -147,8 +161,8 @@ def _opened(file: "Source", options: argparse.Namespace, stop: "Stop") -> "Recor
     return raw_pcm(
         io.BufferedReader(_StandardInput(stop)),
         sample_rate_hz=options.rate,
-        channels=options.channels,
-        format=options.pcm_format,
+        channels=1 if options.channels is None else options.channels,
+        format=options.pcm_format or "s16le",
         channel=options.channel,
     )
 
@@ -163,7 +177,7 @@ def _each_recording(
     """Treat one recording after the other, until it is time to stop; one that fails is said, and the others go on."""
     failed = len(problems)
     for missing in problems:
-        print(f"urbansound: {missing}", file=sys.stderr)
+        _say(f"urbansound: {missing}")
     for file in files:
         if stop.is_set():
             break
@@ -171,17 +185,16 @@ def _each_recording(
             with _opened(file, options, stop) as recording:
                 treat(file, recording)
                 if recording.n_invalid_samples:
-                    print(
+                    _say(
                         f"urbansound: {recording.name}: {recording.n_invalid_samples} samples were not numbers, "
-                        "taken as silence",
-                        file=sys.stderr,
+                        "taken as silence"
                     )
                 problem = recording.problem
         except RecordingError as error:
             problem = str(error)
         if problem:
             failed += 1
-            print(f"urbansound: {problem}", file=sys.stderr)
+            _say(f"urbansound: {problem}")
     return SOME_FAILED if failed else 0
 
 
@@ -216,7 +229,8 @@ def _check_replay(options: argparse.Namespace, files: "Sequence[Source]") -> Non
     if options.start is not None and len(files) > 1:
         raise UsageError(f"--start: says when one recording began, and there are {len(files)}")
     if options.coverage is not None:
-        heard = {os.path.realpath(file) for file in files if isinstance(file, Path)}
+        here = itertools.chain.from_iterable([file] if isinstance(file, Path) else file.local_files for file in files)
+        heard = {os.path.realpath(file) for file in here}
         if options.coverage.suffix.lower() in SUFFIXES or os.path.realpath(options.coverage) in heard:
             problem = "is a recording or named as one, expected another FILE to write"
             raise UsageError(f"--coverage {options.coverage}: {problem}")
@@ -334,7 +348,7 @@ def _devices(_options: argparse.Namespace) -> int:
 
     devices = list_devices()
     if not devices:
-        print("urbansound: no microphone is known to PortAudio; is one plugged in?", file=sys.stderr)
+        _say("urbansound: no microphone is known to PortAudio; is one plugged in?")
         return 69
     for device in devices:
         default = "  (default)" if device.is_default else ""
@@ -362,7 +376,7 @@ def _check(options: argparse.Namespace) -> int:
         f"# accelerator {accelerator.name}: {accelerator.reason}",
     ]
     put("\n".join(lines) + "\n")
-    print(f"# {options.file}: all is well", file=sys.stderr)
+    _say(f"# {options.file}: all is well")
     return 0
 
 
@@ -385,7 +399,7 @@ def _watch(options: argparse.Namespace) -> int:
     received = broker.watch(
         broker_options(mqtt, os.environ),
         *wire.watched_topics(mqtt.prefix),
-        on_subscribed=lambda: print(f"watching {mqtt.host}:{mqtt.effective_port}", file=sys.stderr, flush=True),
+        on_subscribed=lambda: _say(f"watching {mqtt.host}:{mqtt.effective_port}"),
     )
     for message in itertools.islice(received, options.count):
         if options.json:

@@ -123,7 +123,8 @@ class MqttConfig(ConfigPart):
     @field_validator("host")
     @classmethod
     def _is_a_host(cls, host: str) -> str:
-        if "@" in host or "/" in host:  # not shown: a URL may hold a password
+        # One colon is a port, more are an address. Not shown: a URL may hold a password.
+        if "@" in host or "/" in host or host.count(":") == 1:
             raise ValueError("expected a name or an address alone; port, user name and password are keys of their own")
         return host
 
@@ -178,10 +179,10 @@ def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
     data: dict[str, Any] = {}
     if path is not None:
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows may have put a mark in front
         except OSError as error:
             raise ConfigError(f"configuration {path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:  # also: not UTF-8, or a number of thousands of digits
             raise ConfigError(f"configuration {path}: not TOML ({error})") from error
         except RecursionError as error:
             raise ConfigError(f"configuration {path}: is nested too deep, expected sections and values") from error
@@ -234,7 +235,7 @@ def _is_text(model: type[BaseModel], key: str) -> bool:
 def _value(text: str, *, is_text: bool) -> Any:  # noqa: ANN401  any TOML type
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):  # the latter: thousands of brackets
+    except (ValueError, RecursionError):  # the latter: thousands of brackets
         return text
     return text if is_text and not isinstance(value, str) else value
 

@@ -62,18 +62,19 @@ def tls_context(ca_file: Path | None, cert_file: Path | None, key_file: Path | N
                 file.read_bytes()
             except OSError as error:
                 raise ConfigError(f"mqtt.tls.{name} {file}: cannot be read ({error.strerror})") from error
+    # A file that was there just now may be gone: somebody is replacing it.
     try:
         context = ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError as error:
-        raise ConfigError(f"mqtt.tls.ca_file {ca_file}: holds no certificate in PEM ({error.reason})") from error
+    except OSError as error:
+        raise ConfigError(f"mqtt.tls.ca_file {ca_file}: holds no certificate in PEM ({_reason(error)})") from error
     if cert_file is not None:
         try:
             # Without the empty passphrase, OpenSSL would ask for one at the terminal.
             context.load_cert_chain(cert_file, key_file, password="")
-        except ssl.SSLError as error:
+        except OSError as error:
             raise ConfigError(
                 f"mqtt.tls.cert_file {cert_file}, key_file {key_file}: "
-                f"expected a certificate and its key without a passphrase, in PEM ({error.reason})"
+                f"expected a certificate and its key without a passphrase, in PEM ({_reason(error)})"
             ) from error
     return context
 
@@ -92,3 +93,7 @@ def tls_sha256(*files: Path | None) -> str:
             raise ConfigError(f"mqtt.tls file {file}: cannot be read ({error.strerror})") from error
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def _reason(error: OSError) -> str | None:
+    return error.reason if isinstance(error, ssl.SSLError) else error.strerror

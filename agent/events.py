@@ -366,7 +366,8 @@ class _Track:
         """Where the sound began that the sum has just shown."""
         rise = self._past.step(self._index, since=self._changed_at, direction="rise")
         first = self._past.first(self._index)
-        if first.number == self._changed_at == 0 and rise.before >= self.rule.off:
+        before = min(rise.before, float(first.likelihoods[self._index]))  # a mean of few windows holds the rise itself
+        if first.number == self._changed_at == 0 and before >= self.rule.off:
             return first.first_sample  # it was there before the stream was
         self._changed_at = rise.number
         return max(rise.end_sample - self.durations.onset_response, first.first_sample)

@@ -277,19 +277,17 @@ class FrontEnd:
 
     def __init__(self, numbers: FrontEndNumbers, *, capture_rate_hz: int, window_hop_s: float) -> None:
         if numbers.has_own_frames:
-            step_samples, step = 1, "sample"
-            most_samples, most = numbers.window_length_samples, "the model's window"
+            step_samples, step, most = 1, "sample", "the model's window"
         else:
-            step_samples, step = numbers.hop_length_samples, "frame hop"
-            most_samples, most = numbers.n_frames * step_samples, "the frames of the model's window"
+            step_samples, step, most = numbers.hop_length_samples, "frame hop", "the frames of the model's window"
         step_s = step_samples / numbers.sample_rate_hz
         n_steps = round(window_hop_s / step_s)
         if n_steps < 1 or abs(n_steps * step_s - window_hop_s) > 1e-9:
             raise ConfigError(
                 f"inference.window_hop_s = {window_hop_s}: expected a multiple of the model's {step}, {step_s} s"
             )
-        if n_steps * step_samples > most_samples:
-            most_s = most_samples / numbers.sample_rate_hz
+        if n_steps * step_samples > numbers.longest_hop_samples:
+            most_s = numbers.longest_hop_samples / numbers.sample_rate_hz
             raise ConfigError(f"inference.window_hop_s = {window_hop_s}: expected at most {most}, {most_s} s")
         self._numbers = numbers
         self._capture_rate_hz = capture_rate_hz
@@ -347,7 +345,7 @@ class FrontEnd:
             return
         self._take([rest if self._resampler is None else self._resampler.flush(rest)])
         missing = self._numbers.window_length_samples - self._n_model_samples
-        if self._n_windows == 0 and missing > 0:
+        if missing > 0:
             self._take([np.zeros(missing, np.float32)])
         self._framing.flush()
         for window in self._windows():

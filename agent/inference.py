@@ -193,7 +193,9 @@ class _StreamingEmbedding:
     def run(self, windows: Sequence[Window]) -> TensorArray:
         """The embeddings of windows, int8 (n_windows, d); all before their new frames it has heard already."""
         hops = [window.n_new_frames for window in windows]
-        begins = [0, *(index for index in range(1, len(hops)) if hops[index] != hops[index - 1] is not None)]
+        begins = [
+            index for index, hop in enumerate(hops) if index == 0 or hop is None or hop != hops[index - 1] is not None
+        ]
         if len(begins) == 1:
             return self._follow(windows)
         runs = [windows[begin:end] for begin, end in zip(begins, [*begins[1:], len(windows)], strict=True)]

@@ -98,6 +98,11 @@ class FrontEndNumbers(CardPart):
         return self.padding != "none" or self.level_reference == "window_maximum"
 
     @property
+    def longest_hop_samples(self) -> int:
+        """From one window to the next, at most: what lay between two would not be heard."""
+        return self.window_length_samples if self.has_own_frames else self.n_frames * self.hop_length_samples
+
+    @property
     def window_s(self) -> float:
         """Length of one window in seconds."""
         return self.window_length_samples / self.sample_rate_hz
@@ -263,8 +268,12 @@ class ModelCard(CardPart):
         expected = (1, *(bands_last if self.front_end.axes == "time_frequency" else bands_last[::-1]), 1)
         if self.embedding.input.shape != expected:
             raise ValueError(f"embedding.input.shape = {self.embedding.input.shape}, the front end gives {expected}")
+        for key in ("onset_response_s", "offset_response_s"):
+            response_s, window_s = getattr(self.events, key), self.front_end.window_s
+            if response_s > window_s:
+                raise ValueError(f"events.{key} = {response_s}, expected at most a window, {window_s} s")
         if self.streaming is not None:
-            self._frames_can_stream()
+            self._frames_can_stream(self.streaming)
         if self.classifier is not None:
             self._classifier_fits(self.classifier)
         elif self.labels:
@@ -277,11 +286,17 @@ class ModelCard(CardPart):
         compiled = (file for one in self.compiled.values() for file in (one.embedding, one.streaming))
         return tuple(filter(None, (self.embedding, self.streaming, *compiled)))
 
-    def _frames_can_stream(self) -> None:
+    def _frames_can_stream(self, streaming: StreamingCard) -> None:
         if self.front_end.has_own_frames or self.front_end.axes != "time_frequency":
             raise ValueError("streaming: expected none where windows share no frames, or time is not the first axis")
         if self.embedding.input.dtype != "int8":
             raise ValueError(f"streaming: expected none with {self.embedding.input.dtype}, only with int8")
+        n_chunks = -(-self.front_end.n_frames // streaming.chunk_frames)
+        if streaming.window_columns > n_chunks:
+            raise ValueError(
+                f"streaming.window_columns = {streaming.window_columns}, a window has {n_chunks} "
+                f"chunks of {streaming.chunk_frames} frames"
+            )
 
     def _classifier_fits(self, classifier: NetworkCard) -> None:
         if len(self.labels) < 2:

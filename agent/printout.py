@@ -96,8 +96,8 @@ def row_writer(
 
     def put_row(row: Mapping[str, Any]) -> None:
         text = io.StringIO()
-        csv.DictWriter(text, columns, restval="", lineterminator="\n").writerow(row)
-        put(text.getvalue())
+        csv.DictWriter(text, columns, restval="").writerow(row)  # its own line ends, or it would not quote a \r
+        put(text.getvalue().removesuffix("\r\n") + "\n")
 
     return put_row
 

@@ -3,6 +3,7 @@
 In: how far a recording is analysed. Out: one line on standard error, redrawn some times a second.
 """
 
+import os
 import shutil
 import sys
 import time
@@ -48,8 +49,7 @@ class Progress:
     def clear(self) -> None:
         """Take the line away: something else is to be written to the terminal."""
         if self._seen:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            self._draw("")
 
     def update(self, analysed_samples: int) -> None:
         """So many samples are analysed."""
@@ -67,5 +67,12 @@ class Progress:
             how_far = f"{done_s:.0f} s"
         line = f"{how_far} {speed:.0f}x real time  {self._name}"
         # A line that the terminal breaks could not be taken away again.
-        self._stream.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
-        self._stream.flush()
+        self._draw(line[: shutil.get_terminal_size().columns - 1])
+
+    def _draw(self, line: str) -> None:
+        try:
+            self._stream.write("\r\x1b[K" + line)
+            self._stream.flush()
+        except OSError:  # the terminal has gone; Python would try once more, when it ends
+            self._seen = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

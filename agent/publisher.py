@@ -243,10 +243,10 @@ class Publisher:
         self._news.set()
         try:
             while True:
-                if self._news.is_set():
+                if self._news.is_set() and deliveries.room:
                     self._news.clear()
                     deliveries.announce(self._announce())
-                while self._remarks:
+                if self._remarks and deliveries.room:
                     deliveries.announce([self._remarks.popleft()])
                 self._spool.save()
                 is_last = self._is_to_move
@@ -260,15 +260,17 @@ class Publisher:
                 self._delivered += delivered
                 self._refused += refused
                 self._last_error = deliveries.refusal
-            self._say_goodbye(connection)
+            self._say_goodbye(connection, deliveries)
         finally:
             self._connected, self._in_flight = False, 0
             connection.drop()
 
-    def _say_goodbye(self, connection: Connection) -> None:
+    def _say_goodbye(self, connection: Connection, deliveries: "_Deliveries") -> None:
         if self._farewell is not None:
-            ticket = connection.publish(self._farewell)
             until = time.monotonic() + _GOODBYE_S
+            while not deliveries.room and time.monotonic() < until:
+                self._delivered += deliveries.settle(until - time.monotonic())[0]
+            ticket = connection.publish(self._farewell)
             while (remaining_s := until - time.monotonic()) > 0.0:
                 acknowledgements, _ = connection.wait(remaining_s)
                 if any(one.ticket == ticket for one in acknowledgements):
@@ -312,6 +314,7 @@ class _Deliveries:
         self._moved_at = time.monotonic()
         self._window = min(self._max_in_flight, connection.receive_maximum)
         self._sent: dict[int, tuple[int, str]] = {}  # ticket: seq, topic
+        self._to_announce: deque[Publication] = deque()
         # Two runs through the spool: what waited until now, and what is new. Each goes on after the last it has sent.
         self._waited_until = self._spool.last_seq if self._live_first else 0
         self._start_over()
@@ -323,20 +326,32 @@ class _Deliveries:
         """Messages on their way, announcements too."""
         return len(self._sent)
 
+    @property
+    def room(self) -> int:
+        """How many more may be on their way: strict brokers hang up on whoever has more there than they allow."""
+        return max(0, self._window - len(self._sent))
+
     def announce(self, publications: Sequence[Publication]) -> None:
-        """Send what is not in the spool."""
-        for publication in publications:
-            self._sent[self._connection.publish(publication)] = (_ANNOUNCEMENT, publication.topic)
+        """Send what is not in the spool, before what is."""
+        self._to_announce.extend(publications)
 
     def send(self) -> None:
         """Send the next messages, as many as the window lets."""
+        while self._to_announce and self.room:
+            publication = self._to_announce.popleft()
+            self._sent[self._connection.publish(publication)] = (_ANNOUNCEMENT, publication.topic)
         if time.monotonic() >= self._retry_at:
             if self._sent:
                 return  # first hear about these: starting over would send them twice
             self._start_over()
             self._retry_at = _NEVER
+        messages = self._next()
+        if not (messages or self._sent) and self._retry_at == _NEVER and len(self._spool) > 0:
+            # A file that could not be read before, and can be now, holds what is older than all that was sent.
+            self._start_over()
+            messages = self._next()
         unsendable = []
-        for message in self._next():
+        for message in messages:
             payload = self._finish(message) if is_topic(message.topic) else None
             if payload is None:
                 unsendable.append(message.seq)
@@ -353,10 +368,12 @@ class _Deliveries:
     def _next(self) -> list[SpooledMessage]:
         """What is to be sent now, as much as there is room for."""
         held_back = self._refused_topics if self._retry_at < _NEVER else ()
-        room = max(0, self._window - len(self._sent))
+        room, newest = self.room, self._spool.last_seq
         new = self._spool.oldest(room, after=self._sent_of_new, but_not_to=held_back)
         if new:
             self._sent_of_new = new[-1].seq
+        elif room:  # what is held back may be a million messages, and is not to be looked through at each turn
+            self._sent_of_new = max(self._sent_of_new, newest)
         if self._sent_of_waiting >= self._waited_until or len(new) == room:
             return new
         waiting = self._spool.oldest(

@@ -40,6 +40,7 @@ _SIZE = "coalesce(length(CAST(topic AS BLOB)) + length(payload), 0)"
 _RANK = f"coalesce(max(0, min({_EVENT}, rank)), {_EVENT})"  # of a damaged page anything may come
 _PARTS = (int, str, bytes, int, str, float)  # of a message; of a damaged page anything may come
 _KEPT_BOOTS = 100
+_DISCARDED_AT_ONCE = 5000  # some megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,9 @@ class Shelf:
         rows = self._database.rows("SELECT event_id, topic, payload FROM open_events ORDER BY since")
         return [OpenEvent(*row) for row in rows]
 
-    def write(self, changes: Changes, *, seq: int, dropped: Mapping[Kind, int], durable: bool) -> None:
+    def write(
+        self, changes: Changes, *, seq: int, dropped: Mapping[Kind, int], durable: bool, discards: int | None = None
+    ) -> None:
         """Make all changes.
 
         Args:
@@ -194,6 +197,7 @@ class Shelf:
             seq: no number up to this one may be given again.
             dropped: messages discarded so far; what has no room now is added to `self.dropped`.
             durable: whether it must survive a power cut, and all before it.
+            discards: at most so many of what has no room are discarded; None for all.
 
         Raises:
             DatabaseUnwritableError: the disk takes nothing. Nothing is changed then.
@@ -206,7 +210,7 @@ class Shelf:
             with self._database.transaction(durable=durable):
                 self._delete(changes.forgotten)
                 self._insert(list(changes.new.values()))
-                self._make_room()
+                self._make_room(discards)
                 self._note_events(changes.ledger)
                 if changes.boots:
                     self._database.change_each("INSERT OR REPLACE INTO boots VALUES (?, ?)", changes.boots.items())
@@ -223,6 +227,14 @@ class Shelf:
         self.boots |= changes.boots
         for event_id, last in changes.ledger.items():
             (self.open_ids.discard if last is None else self.open_ids.add)(event_id)
+
+    def trim(self) -> None:
+        """Discard what has no room, where the bounds were lowered. Raises what `write` does.
+
+        That may be most of it: it goes in parts, so that a full disk need not take a log of them all.
+        """
+        while self._is_too_full:
+            self.write(Changes(), seq=self.seq, dropped=self.dropped, durable=False, discards=_DISCARDED_AT_ONCE)
 
     def begin_anew(self, reason: str) -> None:
         """Leave a damaged file behind, and go on in a fresh one with what can be read.
@@ -270,23 +282,29 @@ class Shelf:
                 )
             )
 
-    def _make_room(self) -> None:
+    @property
+    def _is_too_full(self) -> bool:
+        return sum(self._counts) > self._max_messages or (self._bytes > self._max_bytes and sum(self._counts) > 0)
+
+    def _make_room(self, at_most: int | None) -> None:
         """Discard what is too much: what matters least first, of that the oldest."""
-        while (total := sum(self._counts)) and (total > self._max_messages or self._bytes > self._max_bytes):
-            n_least = sum(self._counts[:_EVENT])
+        while self._is_too_full:
+            total, n_least = sum(self._counts), sum(self._counts[:_EVENT])
             by_bytes = int(0.9 * (self._bytes - self._max_bytes) * total / max(1, self._bytes))  # by the mean, or less
             n_wanted = max(1, total - self._max_messages, by_bytes)
             where = f"rank < {_EVENT} ORDER BY rank, seq" if n_least else "TRUE ORDER BY seq"
             gone = self._database.rows(
                 f"DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE {where} LIMIT ?) "
                 f"RETURNING {_RANK}, {_SIZE}",
-                (min(n_wanted, n_least or total),),
+                (min(n_wanted, n_least or total, at_most or total),),
             )
             if not gone:
                 raise DatabaseCorruptError(f"{self._name}: is damaged (messages are missing)")
             self._note_deleted(gone)
             for rank, _ in gone:
                 self.dropped[KINDS[rank]] += 1
+            if at_most is not None:
+                break
 
     def _note_deleted(self, gone: Sequence[tuple[int, int]]) -> None:
         for rank, size in gone:

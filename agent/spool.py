@@ -87,6 +87,11 @@ class Spool:
             self._seq = _higher_than_any()
             self._note_trouble(str(error))
         self._dropped_before = self.dropped
+        # Now, and not with the next event: of half a million messages it takes minutes, for which nobody would listen.
+        self._asked(lambda shelf: shelf.trim())
+        if self._shelf is not None:
+            self._dropped = dict(self._shelf.dropped)
+        self._say_what_was_dropped()
         self._count()
 
     def __len__(self) -> int:

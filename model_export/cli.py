@@ -320,6 +320,8 @@ def _benchmark(options: argparse.Namespace) -> "dict[str, Evaluation]":
     if options.out:
         with _writing():
             options.out.mkdir(parents=True, exist_ok=True)
+            for name in FILES.values():
+                (options.out / name).unlink(missing_ok=True)  # of another model, which was tested on more
             for dataset, its_runs in runs.items():
                 write_predictions(its_runs, options.out / FILES[dataset])
     return {dataset: evaluate(its_runs) for dataset, its_runs in runs.items()}
@@ -403,10 +405,10 @@ def _check_hours(hours: float, seed: int) -> None:
 def _tracks(options: argparse.Namespace, model: "ModelFolder", peer: "Hears | None" = None) -> "list[Track]":
     """The scenes as the model hears them, or its networks of a cross-validation; or as a peer does."""
     from model_export.package import is_calibrated
-    from model_export.tracks import Listener, hear_folder, hear_made
+    from model_export.tracks import Listener, hear_folder, hear_made, rules_of
 
     if options.scenes:
-        return hear_folder(peer or Listener(model), options.scenes, model.card.labels)
+        return hear_folder(peer or Listener(model), options.scenes, list(rules_of(model.card)))
     if not options.us8k or not options.esc10:
         raise UsageError("--crossvalidation: needs --us8k and --esc10 as well")
     _check_hours(options.hours, options.seed)

@@ -5,6 +5,7 @@ folder for each class. Out: `Clip`s. Splits go by fold and by recording, never b
 """
 
 import csv
+import functools
 import hashlib
 import json
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.errors import RecordingError, UsageError
+from agent.model_card import sha256_of
 from agent.recordings import SUFFIXES, walk
 
 URBANSOUND8K_LABELS = (
@@ -233,13 +235,16 @@ def _recordings_of_class(folder: Path) -> dict[str, list[Path]]:
 
 
 def _rows(file: Path) -> list[_Row]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        return [_Row(f"{file}, line {reader.line_num}", row) for row in reader]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:  # a spreadsheet writes a mark in front
+            reader = csv.DictReader(lines)
+            return [_Row(f"{file}, line {reader.line_num}", row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file}: not CSV in UTF-8 ({error})") from error
 
 
 def digest_of(clips: Iterable[Clip]) -> str:
-    """A SHA-256 that other clips, other labels, recordings or folds, or files of another size do not have.
+    """A SHA-256 that other clips, other labels, recordings or folds, or files of other content do not have.
 
     Where the files lie and in which order they come does not matter.
 
@@ -248,12 +253,22 @@ def digest_of(clips: Iterable[Clip]) -> str:
     """
     try:
         rows = sorted(
-            (clip.dataset, clip.file.name, clip.label, clip.recording, clip.fold, clip.file.stat().st_size)
+            (clip.dataset, clip.file.name, clip.label, clip.recording, clip.fold, _content_of(clip.file))
             for clip in clips
         )
     except OSError as error:
         raise RecordingError(f"{error.filename}: cannot be opened ({error.strerror})") from error
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _content_of(file: Path) -> str:
+    about = file.stat()
+    return _sha256_as_of(file, about.st_size, about.st_mtime_ns)
+
+
+@functools.cache  # each fold of a cross-validation asks for the same files
+def _sha256_as_of(file: Path, _size: int, _mtime_ns: int) -> str:
+    return sha256_of(file)
 
 
 def hold_out_fold(clips: Iterable[Clip], fold: int) -> tuple[list[Clip], list[Clip]]:

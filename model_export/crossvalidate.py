@@ -7,6 +7,7 @@ embedding and the peers' are frozen under the same MLP. A fold that one data set
 alone. What the predictions are worth, `evaluate` says.
 """
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from agent.model_card import ModelFolder
 from agent.values import FloatArray, Window
 from model_export import networks
 from model_export.calibration import Rescaling
-from model_export.clips import LABELS, Clip, hold_out_fold
+from model_export.clips import LABELS, Clip, digest_of, hold_out_fold
 from model_export.embeddings import Listener
 from model_export.features import all_windows, frames_of_clips
 from model_export.frozen import frozen_runs
@@ -48,6 +49,7 @@ from model_export.trained import calibrated, load_networks, training_record
 log = logging.getLogger(__name__)
 
 OURS_FROZEN = f"{OURS} + MLP"
+TESTED_NAME = "tested.json"  # beside a fold's tables, once they are whole: what they are about
 
 
 def crossvalidate(
@@ -67,30 +69,23 @@ def crossvalidate(
     `ten_classes` are all of ESC-10 under its own names.
 
     What stands in `out` from a run of the same recipe on the same clips is used again: networks and finished folds. A
-    fold whose networks are there but not all of its predictions is tested again, without training.
+    fold whose networks are there but not all of its predictions, or those of other peers, is tested again, without
+    training.
     """
-    systems = {
-        PREDICTIONS_NAME: [OURS, OURS_FLOAT, *map(system_of, peers)],
-        ESC10_NAME: [OURS_FROZEN, *map(system_of, peers)],
-    }
-    runs: dict[str, list[FoldPredictions]] = {name: [] for name in systems}
+    asked = {"clips_sha256": digest_of([*clips, *ten_classes]), "peers": [peer.identity for peer in peers]}
+    runs: dict[str, list[FoldPredictions]] = {name: [] for name in FILES.values()}
     for fold in folds:
         work = folder_of(out, fold)
         # ESC-10's weather, water, fire and clocks in the test say whether background stays background; they are not in
         # the accuracy.
         split = hold_out_fold(clips, fold)
         other_split = hold_out_fold(ten_classes, fold)
-        tested = {
-            name: test_clips
-            for name, test_clips, is_tested in (
-                (PREDICTIONS_NAME, split[1], any(clip.dataset == "us8k" for clip in split[1])),
-                (ESC10_NAME, other_split[1], all(other_split)),
-            )
-            if is_tested
-        }
-        if not (_is_tested(work, tested, systems) and is_trained(work, split[0], recipe, teachers)):
+        tested = [PREDICTIONS_NAME] if any(clip.dataset == "us8k" for clip in split[1]) else []
+        tested += [ESC10_NAME] if all(other_split) else []
+        if not (_is_tested(work, tested, asked) and is_trained(work, split[0], recipe, teachers)):
             for name in FILES.values():
                 (out / name).unlink(missing_ok=True)  # of a run before, whose windows go with the fold
+            (work / TESTED_NAME).unlink(missing_ok=True)
             trained = train_fold(
                 split[0], recipe, work, teachers=teachers, num_threads=num_threads, num_processes=num_processes
             )
@@ -106,6 +101,7 @@ def crossvalidate(
                 for peer in peers:
                     found += frozen_runs(system_of(peer), peer.embeddings_of, other_split[0], {fold: other_split[1]})
                 write_predictions(found, work / ESC10_NAME)
+            (work / TESTED_NAME).write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
         for name in tested:
             runs[name] += read_predictions(work / name)
         log.info("crossvalidate.tested fold=%d", fold)
@@ -132,15 +128,16 @@ def train_fold(
     return train(train_clips, recipe, work, teachers=teachers, num_threads=num_threads, num_processes=num_processes)
 
 
-def _is_tested(work: Path, tested: Mapping[str, Sequence[Clip]], systems: Mapping[str, Sequence[str]]) -> bool:
-    """Whether each table of a fold is there, of these clips and systems, and the windows of our network."""
-    if PREDICTIONS_NAME in tested and not (work / WINDOWS_NAME).is_file():
+def _is_tested(work: Path, tested: Sequence[str], asked: Mapping[str, object]) -> bool:
+    """Whether each table of a fold is there, of these clips and peers, and the windows of our network."""
+    names = [*tested, *([WINDOWS_NAME] if PREDICTIONS_NAME in tested else [])]
+    if not all((work / name).is_file() for name in (*names, TESTED_NAME)):
         return False
-    for name, clips in tested.items():
-        runs = read_predictions(work / name) if (work / name).is_file() else []
-        if {run.system for run in runs} != set(systems[name]) or not all(run.is_about(clips) for run in runs):
-            return False
-    return True
+    try:
+        recorded = json.loads((work / TESTED_NAME).read_text(encoding="utf-8"))
+    except ValueError:  # cut short
+        return False
+    return bool(recorded == asked)
 
 
 def _model(

@@ -133,6 +133,6 @@ def _chunks(address: str) -> Iterator[bytes]:
                 raise DownloadError(f"{address}: ended after {n_bytes} bytes, expected {promised}")
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{address}: {error.code} {error.reason}, expected a file") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no address at all, or not ASCII
         reason = getattr(error, "reason", None) or error
         raise DownloadError(f"{address}: cannot be fetched ({reason})") from error

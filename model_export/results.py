@@ -54,12 +54,6 @@ class FoldPredictions:
     targets: NDArray[np.int64]
     likelihoods: NDArray[np.float64]
 
-    def is_about(self, clips: Sequence[Clip]) -> bool:
-        """Whether these clips were judged, with these labels and recordings."""
-        labels = [self.labels[target] for target in self.targets]
-        judged = list(zip(self.clips, self.recordings, labels, strict=True))
-        return judged == [(_name_of(clip), clip.recording, clip.label) for clip in clips]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldWindows:

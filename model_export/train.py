@@ -259,6 +259,7 @@ def _fit(
         global_clipnorm=5.0,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(network.trainable_variables)  # or TensorFlow makes the graph of a step twice, for some ten seconds
     lessons = loader.school.lessons
     label_weight = recipe.sigmoid_weight if recipe.likelihoods == "sigmoid" else 1.0
     network.compile(

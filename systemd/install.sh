@@ -83,14 +83,15 @@ install_program() {
         "$release/bin/urbansound" check "$(configuration_of "$unit")" >/dev/null ||
             fail "the new version refuses the configuration of $unit: the old version stays"
     done
+    sync # a power cut must not find a new program of empty files, and no old one
     if [ -n "$units" ]; then
         # Nobody runs from a release that goes away: what runs opens files of its model now and then.
+        trap start_again EXIT # also where something fails from here on
         # shellcheck disable=SC2086  # one word each
         systemctl stop $units || true
-        trap start_again EXIT # also where something fails from here on
     fi
     if [ -d "$VENV" ] && [ ! -L "$VENV" ]; then
-        rm -rf "$VENV" # made by hand; it cannot be moved
+        mv "$VENV" "$OPT/releases/by-hand" # it goes with the old ones, once the new one runs
     fi
     ln -sfn "$release" "$VENV.new"
     mv -T "$VENV.new" "$VENV"
@@ -120,14 +121,16 @@ install_units() {
 
 install_all() {
     check_machine
+    trap 'exit 1' HUP INT PIPE TERM # else dash would not run what is to be done at EXIT
     units=$(running)
     install_program
     install_configuration
     install_units
     if [ -n "$units" ]; then
-        trap - EXIT
         start_again # before anything that takes its time: nobody hears until then
+        trap - EXIT
     fi
+    sync
     for old in "$OPT"/releases/*; do
         [ "$old" = "$release" ] || rm -rf "$old"
     done
@@ -153,7 +156,11 @@ print(sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM outbox").fetcho
 remove_outbox() {
     folder=$1
     # Another program's folder may begin with the same letters.
-    [ -e "$folder/spool.sqlite" ] || [ -e "$folder/coverage.sqlite" ] || return 0
+    if [ ! -e "$folder/spool.sqlite" ] && [ ! -e "$folder/coverage.sqlite" ]; then
+        # systemd made it for an agent that never came to write: rmdir takes an empty folder alone.
+        if [ -L "$folder" ] && rmdir "$(readlink -f "$folder")" 2>/dev/null; then rm -f "$folder"; fi
+        return 0
+    fi
     if [ "$purge" = no ]; then
         for spool in "$folder"/*.sqlite; do
             [ -e "$spool" ] || continue

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import select
 import shutil
 import signal
 import socket
@@ -252,19 +253,52 @@ def free_port() -> int:
         return port
 
 
-@contextlib.contextmanager
-def half_a_broker(welcome: bytes) -> Iterator[int]:
-    """A port where each client gets this CONNACK and answers to its pings, and never an acknowledgement."""
+def only_pongs(client: socket.socket) -> None:
+    """Answer to pings and never acknowledge anything."""
     ping, pong = b"\xc0\x00", b"\xd0\x00"
+    while said := client.recv(1000):
+        if said.endswith(ping):
+            client.sendall(pong)
+
+
+def at_most(limit: int) -> Callable[[socket.socket], None]:
+    """Acknowledge when nothing more comes, and hang up where more than `limit` messages wait for that.
+
+    Reads packets of up to 129 bytes.
+    """
+
+    def serve(client: socket.socket) -> None:
+        said = b""
+        waiting: list[bytes] = []
+        while True:
+            if waiting and not select.select([client], [], [], 0.05)[0]:
+                client.sendall(b"".join(b"\x40\x02" + ticket for ticket in waiting))
+                waiting = []
+            if not (more := client.recv(10_000)):
+                return
+            said += more
+            while len(said) >= 2 and len(said) >= 2 + said[1]:
+                packet, said = said[: 2 + said[1]], said[2 + said[1] :]
+                if packet[0] & 0xF0 == 0x30:
+                    after_topic = 4 + int.from_bytes(packet[2:4])
+                    waiting.append(packet[after_topic : after_topic + 2])
+            if len(waiting) > limit:
+                client.sendall(b"\xe0\x01\x93")
+                return
+
+    return serve
+
+
+@contextlib.contextmanager
+def half_a_broker(welcome: bytes, serve: Callable[[socket.socket], None] = only_pongs) -> Iterator[int]:
+    """A port where each client gets this CONNACK, and then what `serve` does."""
     clients: list[socket.socket] = []
 
     def answer(client: socket.socket) -> None:
         with contextlib.suppress(OSError):  # until the client has gone, or the test is over
             client.recv(1000)
             client.sendall(welcome)
-            while said := client.recv(1000):
-                if said.endswith(ping):
-                    client.sendall(pong)
+            serve(client)
 
     def let_in() -> None:
         with contextlib.suppress(OSError):  # until the port is shut

@@ -234,12 +234,12 @@ def test_a_process_that_hangs_does_not_outlive_its_limit(
 def test_a_driver_that_talks_does_not_spoil_the_answer(
     model: ModelFolder, monkeypatch: pytest.MonkeyPatch, delegate: str
 ) -> None:
-    """Some write to standard output when they are loaded."""
+    """Some write to standard output when they are loaded, and some from a thread of their own, at any time."""
     run = subprocess.run
 
     def talkative(command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
         ended = run(command, **options)  # type: ignore[call-overload]
-        return subprocess.CompletedProcess(command, ended.returncode, f"hello\n{ended.stdout}", ended.stderr)
+        return subprocess.CompletedProcess(command, ended.returncode, f"hello\n{ended.stdout}alive\n", ended.stderr)
 
     monkeypatch.setattr(subprocess, "run", talkative)
 

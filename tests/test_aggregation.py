@@ -45,6 +45,7 @@ def likelihoods() -> FloatArray:
         (0.5, 0.2, 3),
         (0.5, 0.5, 1),
         (0.3, 0.1, 3),
+        (0.24, 0.1, 2),
         (0.1, 0.5, 1),
     ],
 )
@@ -139,6 +140,20 @@ def test_other_spans_count_from_the_next_window_on(likelihoods: FloatArray) -> N
     assert [n_windows_of(segment)[0] for segment in longer] == [6, 7, 8, 8, 8]
     assert {n_windows_of(segment)[-1] for segment in (*shorter, *longer)} == {3}
     np.testing.assert_allclose(longer[-1].likelihoods[:10], likelihoods[22:30, :10].mean(axis=0), atol=1e-6)
+
+
+def test_other_spans_stay_in_seconds_while_the_hop_is_wide(likelihoods: FloatArray) -> None:
+    """A span that is set while windows come four hops apart is that long then, and when they come at each hop again."""
+    aggregator = Aggregator(spans_s=[1.0] * 11, window_hop_s=0.1)
+    aggregator.widen(4)
+
+    aggregator.set_spans([2.0] * 11)
+    wide = segments_of(aggregator, likelihoods[:10])[-1]
+    aggregator.widen(1)
+    narrow = segments_of(aggregator, likelihoods[10:40], first=10)[-1]
+
+    assert set(n_windows_of(wide)) == {5}
+    assert set(n_windows_of(narrow)) == {20}
 
 
 def test_nothing_is_held_back(likelihoods: FloatArray) -> None:

@@ -107,6 +107,12 @@ def test_what_does_not_fit_the_model_is_said_at_start(sections: dict[str, Any], 
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(("window_hop_s", "widest"), [(0.1, 9), (0.2, 4), (0.475, 2), (0.5, 1), (0.95, 1)])
+def test_windows_that_lie_as_far_apart_as_may_be_still_touch(window_hop_s: float, widest: int) -> None:
+    """The frames of a window of the shipped model are 0.95 s: no more hops than fit there lie between two windows."""
+    assert Judge(Config.model_validate({"inference": {"window_hop_s": window_hop_s}})).widest == widest
+
+
 @pytest.mark.parametrize(
     ("inference", "streams"),
     [

@@ -58,6 +58,7 @@ def test_help_lists_the_commands(call: Caller) -> None:
         (("replay", "--start", "9999-12-31T23:59:59Z", "a.wav"), "59Z: expected a time in the years 1900 to 2999"),
         (("replay", "--realtime", "--speed", "2", "a.wav"), "not allowed with argument"),
         (("replay", "--jobs", "0", "a.wav"), "0: expected a number from 1 to 1000"),
+        (("replay", "--jobs", "2", "--dask", "tcp://x:1", "a.wav"), "not allowed with argument"),
         (("classify", "--inference", "stream", "a.wav"), "invalid choice: 'stream'"),
         (("watch", "--port", "99999"), "99999: expected a number from 1 to 65535"),
         (("watch", "--count", "0"), "0: expected a number from 1 to"),

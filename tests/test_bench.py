@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,14 @@ from tests.commands import Caller, CommandFactory
 from tests.test_figures import REPORT
 
 LIVE_S = 3.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_street() -> Iterator[None]:
+    """Enough for every figure; how exact they are is the business of a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench_module, "SYNTHETIC_S", 6.0)
+        yield
 
 
 @pytest.fixture(scope="module")

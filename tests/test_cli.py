@@ -79,6 +79,9 @@ def write_config(folder: Path, port: int) -> Path:
         ),
         (("replay", "-"), "- reads raw PCM: --rate is missing, expected samples per second"),
         (("replay", "--coverage", "c", "--jobs", "2", "x.wav"), "--jobs 2: expected no --coverage"),
+        (("replay", "--channels", "2", "x.wav"), "--channels 2: is for raw PCM, expected - among what is heard"),
+        (("classify", "--rate", "8000", "x.wav"), "--rate 8000: is for raw PCM, expected -"),
+        (("classify", "--format", "u8", "x.wav"), "--format u8: is for raw PCM, expected -"),
     ],
 )
 def test_words_that_do_not_go_together_are_said(call: Caller, arguments: tuple[str, ...], message: str) -> None:
@@ -472,23 +475,64 @@ def test_a_closed_standard_output_is_said(
     assert piped.stderr == "urbansound: standard output: cannot be written (Broken pipe), the rest is lost\n"
 
 
+def in_shell(redirection: str, *arguments: str | Path, stderr: int) -> tuple[int, bytes]:
+    """What a command whose streams a shell has closed leaves: its exit code, and standard output."""
+    said = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-m", "agent.cli", *map(str, arguments)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        timeout=60,
+        check=False,
+    )
+    return said.returncode, said.stdout
+
+
 @pytest.mark.parametrize("redirection", ["", "2>&-"])
 def test_an_error_that_nobody_reads_keeps_its_exit_code(tmp_path: Path, redirection: str) -> None:
     """Standard error was closed, by who read it or from the start: the code still says what kind of error it is."""
     writer = closed_pipe()
-    words = (sys.executable, "-m", "agent.cli", "check", str(tmp_path / "none.toml"))
 
-    said = subprocess.run(
-        ["sh", "-c", f'exec "$0" "$@" {redirection}', *words],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=writer,
-        timeout=60,
-        check=False,
-    )
+    code, out = in_shell(redirection, "check", tmp_path / "none.toml", stderr=writer)
     os.close(writer)
 
-    assert (said.returncode, said.stdout) == (78, b"")
+    assert (code, out) == (78, b"")
+
+
+@pytest.mark.parametrize("redirection", ["", "2>&-"])
+def test_errors_that_nobody_reads_lose_no_event(corner: Sound, tmp_path: Path, redirection: str) -> None:
+    """The same where some recordings fail: the others are heard, and nothing else is among their events."""
+    writer = closed_pipe()
+    missing = (tmp_path / "a.wav", tmp_path / os.fsdecode(b"caf\xe9.wav"))
+
+    code, out = in_shell(redirection, "replay", *missing, corner.file, stderr=writer)
+    os.close(writer)
+
+    assert code == 3
+    assert [row["label"] for row in rows_of(out.decode())] == ["dog_bark", "gun_shot"]
+
+
+@pytest.mark.parametrize(
+    ("redirection", "arguments", "expected"),
+    [
+        (">&-", ("replay", "CORNER"), (74, "standard output: cannot be written")),
+        (">&-", ("replay", "--format", "parquet", "CORNER"), (74, "standard output: cannot be written")),
+        (">&-", ("classify", "CORNER"), (74, "standard output: cannot be written")),
+        ("<&-", ("replay", "--rate", "16000", "-"), (3, "standard input: cannot be read")),
+    ],
+)
+def test_streams_that_were_closed_from_the_start_are_said(
+    corner: Sound, tmp_path: Path, redirection: str, arguments: tuple[str, ...], expected: tuple[int, str]
+) -> None:
+    """`>&-`, as under a supervisor that gives none: the documented exit code, and no traceback."""
+    code, message = expected
+    with (tmp_path / "errors").open("wb") as errors:
+        words = [str(corner.file) if word == "CORNER" else word for word in arguments]
+
+        assert in_shell(redirection, *words, stderr=errors.fileno()) == (code, b"")
+    said = (tmp_path / "errors").read_text(encoding="utf-8")
+    assert said.startswith(f"urbansound: {message}")
+    assert said.count("\n") == 1
 
 
 def test_a_full_disk_under_standard_output_is_said(urbansound: CommandFactory, corner: Sound) -> None:
@@ -692,6 +736,22 @@ def test_coverage_is_not_written_over_a_recording(call: Caller, noise_file: Path
     assert (said.code, said.out) == (2, "")
     assert f"--coverage {recording}: is a recording or named as one, expected another FILE" in said.err
     assert recording.read_bytes() == content
+
+
+@pytest.mark.parametrize("address", ["zip://noise.wav::{}", "zip://*.wav::file://{}", "simplecache::file://{}"])
+def test_coverage_is_not_written_over_what_an_address_is_of(
+    call: Caller, noise_file: Path, tmp_path: Path, address: str
+) -> None:
+    """An archive of this machine is as dear as a recording."""
+    archive = tmp_path / "day.zip"
+    with zipfile.ZipFile(archive, "w") as day:
+        day.write(noise_file, "noise.wav")
+    content = archive.read_bytes()
+
+    said = call("replay", "--coverage", archive, address.format(archive))
+
+    assert (said.code, said.out) == (2, "")
+    assert archive.read_bytes() == content
 
 
 # Watch

@@ -133,6 +133,21 @@ def test_a_file_that_is_not_text_is_refused(config_file: Path) -> None:
         load_config(config_file, {})
 
 
+def test_a_file_from_windows_is_read(config_file: Path) -> None:
+    """Some editors there put a mark that nobody sees in front, and end lines otherwise."""
+    config_file.write_bytes(b"\xef\xbb\xbf[node]\r\nid = 'node-07'\r\n")
+
+    assert load_config(config_file, {}).node.id == "node-07"
+
+
+def test_a_number_of_thousands_of_digits_is_refused(config_file: Path) -> None:
+    """Python does not read it; in the environment it is a text."""
+    assert "not TOML (Exceeds the limit" in problem_with(config_file, f"[audio]\nring_s = {'9' * 5000}")
+
+    with pytest.raises(ConfigError, match=r"with URBANSOUND_NODE__ID: node\.id = '9999"):
+        load_config(None, {"URBANSOUND_NODE__ID": "9" * 5000})
+
+
 def test_a_file_that_never_ends_is_refused(config_file: Path) -> None:
     """Thousands of brackets are an error of the file, not of the agent; in the environment they are a text."""
     assert "is nested too deep" in problem_with(config_file, f"node = {'[' * 3000}")
@@ -207,6 +222,17 @@ def test_a_key_cannot_be_a_value_and_a_section(config_file: Path) -> None:
     message = problem_with(config_file, "[mqtt]\nhost = 'a'", {"URBANSOUND_MQTT__HOST__NAME": "b"})
 
     assert message == "environment URBANSOUND_MQTT__HOST__NAME: host is a value in the file, expected a section"
+
+
+@pytest.mark.parametrize("host", ["broker.example:1883", "mqtts://broker.example", "node:hunter2@broker.example"])
+def test_a_host_is_a_name_or_an_address_alone(config_file: Path, host: str) -> None:
+    """With a port or as a URL it would be looked up in vain, for ever; it is not shown, as it may hold a password."""
+    assert problem_with(config_file, f"[mqtt]\nhost = '{host}'") == (
+        f"{config_file}: mqtt.host: expected a name or an address alone; "
+        "port, user name and password are keys of their own"
+    )
+    for alone in ("broker.example", "192.0.2.7", "2001:db8::7", "::1"):
+        assert load(config_file, f"[mqtt]\nhost = '{alone}'").mqtt.host == alone
 
 
 @pytest.mark.parametrize("password", ["['hunter2']", "{ a = 'hunter2' }"])

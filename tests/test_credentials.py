@@ -1,5 +1,6 @@
 """Promises of `agent.credentials`: passwords and TLS files, from where they may come and what is said of bad ones."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,28 @@ def test_certificate_files_that_are_none_are_named(tmp_path: Path, certificates:
         tls_context(text, None, None)
     with pytest.raises(ConfigError, match=f"key_file {certificates.server_key}: expected a certificate and its key"):
         tls_context(certificates.ca, certificates.client, certificates.server_key)
+
+
+@pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
+def test_a_certificate_file_that_goes_while_it_is_read_is_no_crash(
+    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Certificates are replaced while the agent runs, and it reads them at each connection: the next one finds them."""
+    files = {"ca_file": certificates.ca, "cert_file": certificates.client, "key_file": certificates.client_key}
+    replaced = tmp_path / "replaced.pem"
+    shutil.copy(files[name], replaced)
+    read_bytes = Path.read_bytes
+
+    def read_and_gone(file: Path) -> bytes:
+        content = read_bytes(file)
+        if file == replaced:
+            file.unlink()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_gone)
+
+    with pytest.raises(ConfigError, match=f"mqtt.tls.*{replaced}.*\\(No such file"):
+        tls_context(**files | {name: replaced})
 
 
 def test_a_renewed_file_is_another(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Promises of `demo`: one command shows the chain at work, says honestly what was recognised, and leaves nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,3 +234,27 @@ def test_a_broker_is_found_where_debian_puts_it() -> None:
         pytest.skip("mosquitto is not installed in /usr/sbin")
 
     assert find_mosquitto("/nowhere") == program
+
+
+# The make target
+
+
+def test_a_half_made_environment_is_made_again(tmp_path: Path) -> None:
+    """Without python3-venv, `venv` fails after it has made a python without pip, which is no environment."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed (apt-get install make)")
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    for script, text in (
+        ("tools/system-packages.sh", "exit 0"),
+        ("python", 'mkdir -p "$3/bin"; : >"$3/bin/python"; exit 1'),
+    ):
+        file = tmp_path / script
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        file.chmod(0o755)
+
+    command = ["make", "PYTHON=./python", ".venv/bin/python"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert made.returncode != 0
+    assert not (tmp_path / ".venv/bin/python").exists()

@@ -144,6 +144,17 @@ def test_a_sound_is_placed_within_half_a_hop(hop_s: float, from_s: float, lasts_
     assert offset_s == pytest.approx(from_s + lasts_s, abs=hop_s / 2 + 0.02)
 
 
+@pytest.mark.parametrize("hop_s", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("from_s", [1.0, 1.28, 1.5, 1.9])
+def test_a_sound_that_begins_soon_after_the_stream_was_not_there_before(hop_s: float, from_s: float) -> None:
+    """Where the first window holds nothing of it, a sound has its own onset and not the stream's, however low `off`."""
+    likelihoods = network([(from_s, from_s + 5.0)], hop_s=hop_s, length_s=10.0)
+
+    ((onset_s, _),) = times_s(heard(likelihoods, {"on": 0.6, "off": 0.1}, hop_s=hop_s))
+
+    assert onset_s == pytest.approx(from_s, abs=hop_s / 2 + 0.02)
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_hops_find_the_same_events(noise: float) -> None:
     """Hops of 0.1, 0.2 and 0.5 s find the same events, within half of the longer hop and 0.1 s for the noise."""
@@ -177,6 +188,27 @@ def test_peak_and_mean_are_those_of_the_sum_while_it_sounds() -> None:
     sums = [0.54, 0.72, 0.9, 0.9, 0.9, 0.72, 0.54, 0.36]
     assert end.likelihood_peak == pytest.approx(0.9)
     assert end.likelihood_mean == pytest.approx(np.mean(sums))
+
+
+def test_a_cut_event_has_the_likelihoods_of_its_own_time() -> None:
+    """Where one event becomes several, each has the mean and the peak of what was summed while it lasted."""
+    first, second, *_ = [
+        event
+        for event in heard(timeline((0.0, 20), (0.9, 40), (0.7, 80), (0.0, 20)), {"max_duration_s": 4.0})
+        if event.state == "end"
+    ]
+
+    assert [first.end_reason, second.end_reason] == ["max_duration"] * 2
+    assert first.likelihood_peak == pytest.approx(0.9)
+    assert (second.likelihood_peak, second.likelihood_mean) == pytest.approx((0.7, 0.7))
+
+
+def test_an_event_as_long_as_the_longest_is_not_cut() -> None:
+    """Nothing is left of it that could be another event, not even one without a length."""
+    events = heard(timeline((0.9, 41)), {"min_duration_s": 0.0, "max_duration_s": 5.0})
+
+    assert times_s(events) == [(0.0, 5.0)]
+    assert events[-1].end_reason == "end_of_stream"
 
 
 def test_a_flickering_likelihood_is_one_event() -> None:
@@ -357,6 +389,20 @@ def test_an_open_event_ends_when_its_rule_changes_and_a_new_one_goes_on() -> Non
     assert [(event.id, event.state, event.end_reason) for event in ends] == [(0, "end", "rule_changed")]
     assert [(event.id, event.state, event.end_reason) for event in after] == [(1, "start", None), (1, "end", "quiet")]
     assert ends[0].offset == ends[0].heard_until == after[0].onset
+    assert ends[0].evidence + after[-1].evidence == 5000  # no window is evidence for both
+
+
+def test_what_is_between_the_new_thresholds_goes_on() -> None:
+    """A new event, which has begun at `on`, goes on until the sum is below `off`, as any event."""
+    detector = detector_of()
+    segments = list(segments_of(timeline((0.0, 10), (0.9, 20), (0.4, 30), (0.0, 20))))
+    push_all(detector, iter(segments[:30]))
+
+    detector.change(siren_rule(on=float(segments[29].likelihoods[0])), update_interval_s=10.0)
+    start, end = push_all(detector, iter(segments[30:]))
+
+    assert (start.onset, end.end_reason) == (segments[29].offset, "quiet")
+    assert (end.offset or 0) > segments[55].newest_onset
 
 
 def test_what_the_new_rule_does_not_tell_ends() -> None:

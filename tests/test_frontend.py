@@ -458,6 +458,23 @@ def test_after_a_gap_nothing_of_the_past_is_in_own_frames() -> None:
     assert [window.log_mel.tobytes() for window in after] == [window.log_mel.tobytes() for window in fresh]
 
 
+@pytest.mark.parametrize("block_samples", [1_000, 60_000])
+def test_own_frames_are_where_they_were_at_the_longest_hop(block_samples: int) -> None:
+    """A hop that is widened as far as it may be leaves no sound between two windows, and moves none."""
+    samples, numbers, hop = noise(16_000, 7.5), own_numbers(), 4_012
+    front_end = own_front_end(16_000, hop / 16_000)
+    factor = numbers.longest_hop_samples // hop
+
+    front_end.widen(factor)
+    windows = windows_of(front_end, samples, block_samples)
+
+    assert numbers.n_frames * numbers.hop_length_samples > numbers.longest_hop_samples == 16_000
+    assert [window.first_sample for window in windows] == [index * 3 * hop for index in range(9)]
+    for window in windows:
+        alone = LogMel(numbers).window(samples[window.first_sample : window.first_sample + 16_000])
+        assert window.log_mel.tobytes() == alone.tobytes()
+
+
 def test_own_frames_take_any_hop_of_whole_samples() -> None:
     """No frame is shared, so a hop need not be a number of frames; but it is one of samples."""
     own_front_end(16_000, 0.1)

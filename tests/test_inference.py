@@ -264,6 +264,17 @@ def test_the_hop_may_change_in_a_stream(model: ModelFolder, at_once: int) -> Non
         assert prediction.embedding.tobytes() == windowed.predict(window).embedding.tobytes()
 
 
+def test_streams_of_one_window_may_come_at_once(model: ModelFolder) -> None:
+    """Each knows nothing of the one before it, however many are judged in one call."""
+    windows = [replace(window, n_new_frames=None) for window in stream_of(model, chunks_per_hop=1, seed=3)[:3]]
+    windowed = Classifier(model)
+
+    predictions = Classifier(model, streaming=True).predict_all(windows)
+
+    for window, prediction in zip(windows, predictions, strict=True):
+        assert prediction.embedding.tobytes() == windowed.predict(window).embedding.tobytes()
+
+
 def test_no_windows_no_predictions(model: ModelFolder) -> None:
     """A block that completes no window is not an error."""
     assert Classifier(model, streaming=True).predict_all([]) == []

@@ -4,6 +4,7 @@ One machine lives through all of it, in the order of the tests' lines; the tests
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -35,6 +36,9 @@ FOREIGN = "/var/lib/urbansound-collector/events.db"
 AGENT, YARD = "urbansound.service", "urbansound@yard.service"
 CONFIGURATION = "/etc/urbansound/agent.toml"
 INSTALL = "/root/source/systemd/install.sh --wheels /root/wheels"
+# A `systemctl` after whose `stop` the terminal is gone.
+HANGS_UP = '#!/bin/sh\n/usr/bin/systemctl "$@"\n[ "$1" != stop ] || kill -HUP "$PPID"\n'
+INSTALL_LIMIT_S = 600.0  # pip, on a busy machine
 FIFO = "/srv/sound/fifo"
 
 PULSEAUDIO = f"""\
@@ -95,6 +99,8 @@ class Seen:
         both: states of the unit and of the template's instance, side by side.
         spools: the outboxes of the two.
         update: what the installer said the second time; the configuration and the releases after it.
+        after_a_cut: the program's files and their sizes, had power failed right after that; None without a disk for it.
+        interrupted: the program, and the unit's state, after an update whose terminal was closed.
         bad_update: what it said when the new version refused the configuration, and the program after it.
         removed: files of the machine after `--uninstall`, and what it said.
         purged: the same after `--purge`.
@@ -116,6 +122,8 @@ class Seen:
     both: list[dict[str, str]] = field(default_factory=list)
     spools: list[str] = field(default_factory=list)
     update: tuple[str, str, list[str]] = ("", "", [])
+    after_a_cut: dict[str, int] | None = None
+    interrupted: tuple[str, dict[str, str]] = ("", {})
     bad_update: tuple[str, str] = ("", "")
     removed: tuple[str, list[str]] = ("", [])
     purged: list[str] = field(default_factory=list)
@@ -154,13 +162,58 @@ def machine(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             machine.write("/etc/fifomic.conf", ALSA)
             for unit in ("urbansound.service", "urbansound@.service"):
                 machine.write(f"/etc/systemd/system/{unit}.d/microphone.conf", MICROPHONE)
+            machine.write("/root/hangs-up/systemctl", HANGS_UP, mode=0o755)
             (machine.root / FIFO.lstrip("/")).parent.mkdir(parents=True)
+            if give_disk(machine):
+                stack.callback(take_disk, machine)
+                stack.callback(machine.end)
             machine.boot()
         except UnavailableError as error:
             pytest.skip(f"no machine with systemd here: {error}")
         machine.run("systemctl start pulse")
         machine.wait((machine.root / FIFO.lstrip("/")).is_fifo, "the microphone")
         yield machine
+
+
+def disk_of(machine: Machine) -> Path:
+    """The disk on which the machine has its programs."""
+    return machine.root.with_name("opt.ext4")
+
+
+def give_disk(machine: Machine) -> bool:
+    """Lay `/opt` on a disk of its own, where the host can mount one."""
+    disk = disk_of(machine)
+    with disk.open("wb") as file:
+        file.truncate(4 << 30)
+    if shutil.which("mkfs.ext4") is None:
+        return False
+    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True, timeout=60)
+    mounted = subprocess.run(["mount", "-o", "loop", disk, machine.root / "opt"], capture_output=True, check=False)
+    return mounted.returncode == 0
+
+
+def take_disk(machine: Machine) -> None:
+    """Unmount it; the machine is off."""
+    subprocess.run(["umount", machine.root / "opt"], check=True, timeout=60)
+
+
+def after_a_cut(machine: Machine) -> dict[str, int] | None:
+    """Files of the program and their sizes, if power failed now: what is written only in memory is not on the disk."""
+    if not (machine.root / "opt").is_mount():
+        return None
+    with (machine.root / "opt" / "committed").open("w") as file:
+        os.fsync(file)  # the journal with it, so that what was removed is removed
+    copy, folder = disk_of(machine).with_name("cut.ext4"), machine.root.with_name("cut")
+    folder.mkdir()
+    subprocess.run(["cp", "--sparse=always", disk_of(machine), copy], check=True, timeout=60)
+    subprocess.run(["mount", "-o", "loop", copy, folder], check=True, timeout=60)
+    try:
+        program = folder / "urbansound" / "releases" / (folder / "urbansound" / "venv").readlink().name
+        files = [file for file in program.rglob("*") if file.is_file() and not file.is_symlink()]
+        return {str(file.relative_to(program)): file.stat().st_size for file in files}
+    finally:
+        subprocess.run(["umount", folder], check=True, timeout=60)
+        copy.unlink()
 
 
 def found(machine: Machine) -> list[str]:
@@ -197,7 +250,7 @@ def seen(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Seen:
             return state_of(machine, unit)["SubState"] == "running"
 
         # Installed.
-        machine.run(INSTALL)
+        machine.run(INSTALL, limit_s=INSTALL_LIMIT_S)
         listed = f"/opt/urbansound/venv /usr/local/bin/urbansound {CONFIGURATION} /etc/systemd/system/{AGENT}"
         for line in machine.run(f"stat -c '%n %U %a' {listed}").splitlines():
             name, owner_and_mode = line.split(" ", 1)
@@ -270,17 +323,22 @@ def seen(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
         # Updated; and not, where the new version refuses the configuration of what runs.
         before = machine.run("readlink /opt/urbansound/venv").strip()
-        said = machine.run(INSTALL)
+        said = machine.run(INSTALL, limit_s=INSTALL_LIMIT_S)
+        seen.after_a_cut = after_a_cut(machine)
         releases = machine.run("ls /opt/urbansound/releases").split()
         seen.update = (said, machine.run(f"cat {CONFIGURATION}"), [Path(before).name, *releases])
         for unit in (AGENT, YARD):
             machine.wait(lambda unit=unit: is_running(unit), f"{unit} after the update")  # type: ignore[misc]
+        machine.run(f"PATH=/root/hangs-up:$PATH {INSTALL}", check=False, limit_s=INSTALL_LIMIT_S)
+        machine.wait(is_running, "the agent after an update that was interrupted")
+        seen.interrupted = (machine.run("readlink /opt/urbansound/venv").strip(), state_of(machine, AGENT))
         machine.write(CONFIGURATION, "[events.default]\non = 2.0\n")
-        said = machine.run(INSTALL, check=False)
+        said = machine.run(INSTALL, check=False, limit_s=INSTALL_LIMIT_S)
         seen.bad_update = (said, machine.run("readlink /opt/urbansound/venv").strip().rpartition("/")[2])
         machine.write(CONFIGURATION, good)
 
-        # Removed; another program has a folder whose name begins alike.
+        # Removed; another program has a folder whose name begins alike, and one instance never had a configuration.
+        machine.run("systemctl start urbansound@attic", check=False)
         machine.write(FOREIGN, "of another program")
         said = machine.run("/root/source/systemd/install.sh --uninstall")
         seen.removed = (said, found(machine))
@@ -394,6 +452,24 @@ def test_an_update_leaves_the_configuration_and_one_release(seen: Seen) -> None:
     assert releases != [before]
 
 
+def test_an_update_survives_a_power_cut(seen: Seen) -> None:
+    """Once the old program is gone, the new one is on the disk, and not only in memory."""
+    if seen.after_a_cut is None:
+        pytest.skip("no disk can be mounted here")
+
+    assert seen.after_a_cut["bin/urbansound"] > 0
+    assert any(size > 0 for file, size in seen.after_a_cut.items() if file.endswith("agent/sensor.py"))
+    assert sum(size > 0 for size in seen.after_a_cut.values()) > 0.9 * len(seen.after_a_cut)
+
+
+def test_an_update_whose_terminal_is_closed_leaves_the_old_program_running(seen: Seen) -> None:
+    """Whatever interrupts the installer while the services are stopped, they are started again."""
+    program, state = seen.interrupted
+
+    assert Path(program).name == seen.update[2][1]
+    assert state["ActiveState"] == "active"
+
+
 def test_an_update_that_refuses_the_configuration_is_none(seen: Seen) -> None:
     """The old program stays where the new one would not start."""
     said, release = seen.bad_update
@@ -410,6 +486,7 @@ def test_uninstall_leaves_what_is_not_ours_to_lose(seen: Seen) -> None:
     assert "/etc/urbansound" in left
     assert "/etc/credstore/urbansound.mqtt_password" in left
     assert "/var/lib/urbansound-yard" in left
+    assert "/var/lib/urbansound-attic" not in left
     assert re.search(r"urbansound-yard/spool\.sqlite stays: [1-9]\d* messages wait in it", said)
     assert not {"/opt/urbansound", "/usr/local/bin/urbansound", "/var/lib/urbansound"} & set(left)
     assert not any(path.endswith(".service") for path in left)

@@ -200,6 +200,16 @@ def test_a_card_that_is_not_json_is_found(folder: Path, content: bytes) -> None:
             id="maximum above the maximum",
         ),
         pytest.param(
+            lambda card: card["streaming"].update(window_columns=11),
+            "streaming.window_columns = 11, a window has 10 chunks of 8 frames",
+            id="more columns than chunks",
+        ),
+        pytest.param(
+            lambda card: card["events"].update(offset_response_s=550.0),
+            "events.offset_response_s = 550.0, expected at most a window, 1.0 s",
+            id="response in milliseconds",
+        ),
+        pytest.param(
             lambda card: card["front_end"].update(mel_scale="none"),
             "= (64, 50.0, 8000.0), expected all bins with mel_scale = none, (513, 0.0, 8000.0)",
             id="some bins",
@@ -260,6 +270,7 @@ def test_padding_decides_how_many_frames_a_window_has(padding: str, before: int,
     assert numbers.padding_samples == (before, after)
     assert numbers.n_frames == n_frames
     assert numbers.has_own_frames == (padding != "none")
+    assert numbers.longest_hop_samples == (48_000 if padding != "none" else 190 * 242)
 
 
 def test_the_identity_of_a_model_is_its_card(folder: Path) -> None:

@@ -16,23 +16,11 @@ from agent.errors import AgentError, RecordingError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
-from agent.model_card import EventNumbers, FrontEndNumbers, ModelFolder, event_rules, load_model_folder
-from agent.pipeline import predictions, run
+from agent.model_card import EventNumbers, ModelFolder, event_rules, load_model_folder
+from agent.pipeline import predictions, run, run_judged
 from agent.values import AudioBlock, EndReason, EventRule, FloatArray, Prediction, SoundEvent, Window
+from tests.test_frontend import NUMBERS
 
-NUMBERS = FrontEndNumbers(
-    sample_rate_hz=16_000,
-    window_length_samples=16_000,
-    hop_length_samples=200,
-    taper_length_samples=960,
-    fft_length=1024,
-    n_mels=64,
-    mel_min_hz=50.0,
-    mel_max_hz=8000.0,
-    mel_scale="htk",
-    level_min_db=-110.0,
-    level_max_db=0.0,
-)
 RULE = EventRule(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0, span_s=0.5)
 
 
@@ -203,6 +191,20 @@ def test_an_open_event_ends_when_the_recording_breaks() -> None:
     assert [event.state for event in listener.events] == ["start", "end"]
 
 
+def test_an_open_event_ends_when_who_judges_breaks() -> None:
+    """The same holds where other processes judge a recording."""
+    listener = Listener(16_000)
+
+    def breaking() -> Iterator[Prediction]:
+        yield from predictions(blocks_of(tones((2.0, 5.0), length_s=5.0)), listener.front_end, listener.classifier)
+        raise RecordingError("street.wav: truncated")
+
+    with pytest.raises(RecordingError, match="truncated"):
+        run_judged(breaking(), listener.aggregator, listener.detector, listener.events.append)
+
+    assert [event.state for event in listener.events] == ["start", "end"]
+
+
 def test_an_error_of_the_receiver_stops_the_loop() -> None:
     """When events cannot be taken, the agent stops with that error instead of dropping them."""
     listener = Listener(16_000)
@@ -295,6 +297,21 @@ def test_classifying_and_detecting_judge_the_same_windows(lost: int) -> None:
     assert [(window.first_sample, window.likelihoods.tobytes()) for window in alone] == [
         (window.first_sample, window.likelihoods.tobytes()) for window in listener.judged
     ]
+
+
+def test_recordings_can_be_classified_one_after_the_other() -> None:
+    """A front end that has given all windows of one recording knows nothing of it in the next."""
+    samples, listener = tones((1.0, 2.3), length_s=3.05), Listener(16_000)
+
+    first, second = (
+        [
+            (prediction.first_sample, prediction.likelihoods.tobytes())
+            for prediction in predictions(blocks_of(samples), listener.front_end, listener.classifier)
+        ]
+        for _ in range(2)
+    )
+
+    assert first == second
 
 
 @pytest.fixture(scope="module")

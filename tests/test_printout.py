@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import re
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ from agent.printout import (
 from agent.wire import read_message
 from tests.conftest import REPOSITORY
 
-EVENT = {
+EVENT: Mapping[str, Any] = {
     "file": "a, b.wav",
     "label": "siren",
     "onset_s": 1.5,
@@ -39,9 +41,9 @@ EVENT = {
 CLIP = {"file": "a.wav", "label": "dog_bark", "likelihood": 0.5}
 
 
-def printed(capsys: pytest.CaptureFixture[str], form: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], form: str, event: Mapping[str, Any] = EVENT) -> str:
     with ExitStack() as stack:
-        row_writer(stack, form, EVENT_COLUMNS, event_line)(EVENT)
+        row_writer(stack, form, EVENT_COLUMNS, event_line)(event)
     return capsys.readouterr().out
 
 
@@ -50,6 +52,14 @@ def test_csv_has_a_header_and_all_columns(capsys: pytest.CaptureFixture[str]) ->
     (row,) = csv.DictReader(io.StringIO(printed(capsys, "csv")))
 
     assert row == {name: "" if value is None else str(value) for name, value in EVENT.items()}
+
+
+@pytest.mark.parametrize("name", ["new\nline.wav", "icon\r.wav", 'quo"te.wav'])
+def test_csv_takes_any_name(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Whatever sign is in the name of a file, its row stays one."""
+    (row,) = csv.DictReader(io.StringIO(printed(capsys, "csv", {**EVENT, "file": name}), newline=""))
+
+    assert row["file"] == name
 
 
 def test_json_leaves_out_what_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """Promises of `agent.progress`: one line that tells how far it is, for a person, and nothing for a file."""
 
 import io
+import os
+import pty
 
 import pytest
 
@@ -103,3 +105,16 @@ def test_results_can_be_written_in_between() -> None:
     progress.clear()
 
     assert terminal.getvalue().endswith("street.wav" + CLEAR)
+
+
+def test_a_terminal_that_goes_away_stops_nothing() -> None:
+    """A replay in the background of a session that has ended goes on, without a bar."""
+    master, slave = pty.openpty()
+    clock = Timepiece()
+    with (
+        os.fdopen(slave, "w") as terminal,
+        Progress("street.wav", None, 16_000, stream=terminal, monotonic=clock) as progress,
+    ):
+        os.close(master)
+        for clock.now_s in (1.0, 2.0):
+            progress.update(16_000)

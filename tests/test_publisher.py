@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import pytest
 
@@ -27,6 +27,7 @@ from tests.broker import (
     BrokerFactory,
     Certificates,
     SubscriberFactory,
+    at_most,
     half_a_broker,
     wait_until,
 )
@@ -291,6 +292,25 @@ def test_a_broker_that_answers_and_acknowledges_nothing_is_left(
         assert len(spool) == 3
         wait_until(lambda: publisher.delivery().connected, "another try")
         publisher.stop(0.0)
+
+
+@pytest.mark.parametrize("limit", [1, 20])
+def test_no_more_is_on_its_way_than_the_broker_allows(
+    spool: Spool, publish: PublisherFactory, caplog: pytest.LogCaptureFixture, limit: int
+) -> None:
+    """Strict brokers hang up on whoever has more there, unacknowledged: `status`, `info` and `health` count as well."""
+    fill(spool, 5 * limit)
+
+    def finish(message: SpooledMessage) -> bytes:
+        publisher.say(Publication("urbansound/node-07/health", b"{}"))
+        return message.payload
+
+    with half_a_broker(bytes([0x20, 6, 0, 0, 3, 0x21, 0, limit]), at_most(limit)) as port:
+        publisher = publish(BrokerOptions(host=HOST, port=port, keepalive_s=5), finish=finish)
+        wait_until(lambda: len(spool) == 0, "the spool to be empty")
+        publisher.stop(0.0)
+
+    assert "sent us away" not in caplog.text
 
 
 def test_the_node_says_who_it_is_before_anything_else(
@@ -560,6 +580,31 @@ def test_a_refused_topic_does_not_hold_up_the_others(
     assert hangs_up_on_denial or arrived == yard
     assert [message.topic for message in spool.oldest(1000)] == [EVENT] * 100
     assert publisher.delivery().refused > 0
+
+
+def test_what_is_refused_is_not_looked_through_at_each_turn(
+    spool: Spool, make_broker: BrokerFactory, publish: PublisherFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After months of refusals that may be half a million messages, and the pipeline waits while the spool is read."""
+    status_only = f"user node-07\ntopic write {STATUS}\ntopic write {INFO}\n"
+    broker = make_broker(passwords={"node-07": "secret"}, acl=status_only).start()
+    fill(spool, 60)
+    publisher = publish(broker.options(username="node-07", password="secret"), retry_min_s=60.0, retry_max_s=60.0)
+    wait_until(lambda: publisher.delivery().refused > 0, "the refusals")
+    looked_after: list[int] = []
+    oldest = spool.oldest
+
+    def noted(limit: int, *, after: int = 0, **more: Any) -> list[SpooledMessage]:  # noqa: ANN401  what it takes
+        looked_after.append(after)
+        return oldest(limit, after=after, **more)
+
+    monkeypatch.setattr(spool, "oldest", noted)
+    for _ in range(3):
+        looked = len(looked_after)
+        fill(spool, 1)
+        wait_until(lambda: len(looked_after) > looked, "a look")  # noqa: B023  used at once
+
+    assert looked_after[-1] >= 60
 
 
 def test_a_stop_does_not_wait_for_what_is_refused(
@@ -835,3 +880,37 @@ def test_without_a_broker_a_disk_that_has_room_again_is_used(
 
     wait_until(lambda: spool.unsaved == 0, "the messages to be written")
     assert len(spool) == 3
+
+
+def test_what_could_not_be_read_at_the_start_is_sent_once_it_can(
+    broker: Broker, subscribe: SubscriberFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start on a card that takes nothing goes on in memory; what is on it does not wait for another connection."""
+    path = tmp_path / "unreadable.sqlite"
+    with Spool(path, max_messages=100) as before:
+        fill(before, 30)
+    subscriber = subscribe(broker.options())
+
+    def unreadable(*_: object, **__: object) -> None:
+        raise DatabaseUnwritableError("spool: disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agent.spool.Shelf", unreadable)
+        spool = Spool(path, max_messages=100)
+        publisher = Publisher(
+            spool=spool,
+            options=lambda: broker.options(keepalive_s=2),
+            client_id="node-07",
+            announce=lambda: (),
+            farewell=None,
+            on_failure=lambda _: None,
+        )
+        publisher.start()
+        fill(spool, 1)
+        wait_until(lambda: subscriber.seqs(EVENT), "what is new")
+
+    arrived = subscriber.wait_for_seqs(set(range(1, 31)), EVENT)
+
+    assert arrived[1:] == list(range(1, 31))
+    assert publisher.stop(1.0)
+    spool.close()

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,29 @@ def test_where_there_is_no_room_what_matters_least_goes(shelf: Shelf) -> None:
 
     assert seqs_on(shelf) == [6, 8, 10, 12, 13]
     assert shelf.dropped == NOTHING_DROPPED | {"update": 6, "event": 2}
+
+
+def test_what_has_no_room_under_lower_bounds_goes_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full of messages has no room for a log of half a million that go at once."""
+    monkeypatch.setattr("agent.shelf._DISCARDED_AT_ONCE", 3)
+    before = Shelf(path, max_messages=1000, max_bytes=10_000)
+    put(before, *(message(seq, "update" if seq % 2 else "event") for seq in range(1, 21)))
+    before.close()
+    shelf = Shelf(path, max_messages=4, max_bytes=10_000)
+    parts: list[int] = []
+    write = shelf.write
+
+    def noted(changes: Changes, **more: Any) -> None:  # noqa: ANN401  what it takes
+        write(changes, **more)
+        parts.append(len(shelf))
+
+    monkeypatch.setattr(shelf, "write", noted)
+    shelf.trim()
+
+    assert parts == [17, 14, 11, 10, 7, 4]
+    assert seqs_on(shelf) == [14, 16, 18, 20]
+    assert shelf.dropped == NOTHING_DROPPED | {"update": 10, "event": 6}
+    shelf.close()
 
 
 def test_a_changed_byte_is_seen(path: Path, shelf: Shelf) -> None:

@@ -219,17 +219,18 @@ def test_what_is_too_old_is_dropped_where_its_age_is_known(path: Path) -> None:
         assert spool.discarded["event"] == 9
 
 
-def test_a_smaller_limit_takes_effect_with_the_next_message(path: Path) -> None:
-    """Who lowers `max_messages` gets what he asked for."""
+def test_a_smaller_limit_takes_effect_at_the_start(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who lowers `max_messages` gets what he asked for, before anybody listens: of many messages it takes minutes."""
     with Spool(path, max_messages=1000) as spool:
         for _ in range(50):
             spool.append(TOPIC, numbered)
 
     with Spool(path, max_messages=10) as spool:
+        assert (waiting(spool), len(spool), spool.dropped) == (list(range(41, 51)), 10, 40)
+        assert "spool.dropped messages=40 level=0 update=0 gap=0 event=40" in caplog.text
         spool.append(TOPIC, numbered)
 
-        assert waiting(spool) == list(range(42, 52))
-        assert spool.dropped == 41
+        assert (waiting(spool), spool.dropped) == (list(range(42, 52)), 41)
 
 
 def test_events_without_an_end_are_known_after_a_crash(path: Path) -> None:

@@ -1,6 +1,7 @@
 """A data set small enough to train on in a test: sounds made by formula, in the layout that users have."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from model_export.train import Recipe
 LABELS = ("siren", "jackhammer", "dog_bark")
 CLIPS_PER_LABEL = 8
 SMALL_RECIPE = Recipe(epochs=12, calm_epochs=3, batch_size=8, noise_clips=12, noise_clip_s=1.5, generations=1)
+BRIEF_RECIPE = dataclasses.replace(SMALL_RECIPE, epochs=1, calm_epochs=1)  # for what need not learn
 
 
 @pytest.fixture(scope="session")

@@ -325,6 +325,24 @@ def test_evaluate_judges_a_model_folder(
     assert capsys.readouterr().out == printed
 
 
+def test_tables_of_another_model_do_not_stay(
+    data_sets: tuple[Path, Path], packaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an earlier run kept of ESC-10 is not taken for a part of a run without it."""
+    model = shutil.copytree(packaged, tmp_path / "model")
+    card = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(card | {"trained_on": {"us8k": [1], "esc10": [1]}}))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "esc10.csv").write_text("of another model")
+    asked = ["--us8k", str(data_sets[0]), "--model", str(model), "--folds", "2", "--out", str(tmp_path / "out")]
+
+    assert cli.main(["evaluate", *asked]) == 0
+
+    printed = capsys.readouterr().out
+    assert cli.main(["evaluate", "--results", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == printed
+
+
 def test_evaluate_refuses_folds_that_the_model_has_heard(
     data_sets: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -447,6 +465,21 @@ def test_scenes_are_made_scored_and_tuned(
     assert load_model_folder(tmp_path / "tuned").sha256 in text
     assert "## Events\n" in (tmp_path / "tuned" / "MODEL_CARD.md").read_text()
     assert (DEFAULT_MODEL / "model.json").read_bytes() == before
+
+
+def test_background_is_no_event_that_could_be_labelled(
+    made_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is never told: such lines would be misses, and false alarms in them would not be counted."""
+    (scene, *_) = sorted(made_scenes.glob("*.flac"))
+    shutil.copy(scene, tmp_path / "quiet.flac")
+    (tmp_path / "quiet.tsv").write_text("0.0\t15.0\tbackground\n")
+
+    assert cli.main(["score", "--model", str(DEFAULT_MODEL), "--scenes", str(tmp_path)]) == 2
+
+    told = capsys.readouterr().err
+    assert "quiet.tsv, line 1: '0.0\\t15.0\\tbackground', expected onset before offset and one of air_cond" in told
+    assert not told.rstrip().endswith("background")
 
 
 @pytest.fixture

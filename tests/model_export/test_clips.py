@@ -82,6 +82,17 @@ def test_a_line_that_is_not_of_the_data_set_is_named(
         read(tmp_path)
 
 
+def test_a_table_may_come_from_a_spreadsheet(tmp_path: Path) -> None:
+    """It writes a mark in front of UTF-8; in another encoding it is refused by name."""
+    table = "file,fold,class,fsID\nStraße.wav,1,siren,7\n"
+    (tmp_path / "metadata.csv").write_text(table, encoding="utf-8-sig")
+    assert [clip.file for clip in urbansound8k(tmp_path)] == [tmp_path / "Straße.wav"]
+
+    (tmp_path / "metadata.csv").write_text(table, encoding="latin-1")
+    with pytest.raises(UsageError, match=f"{tmp_path / 'metadata.csv'}: not CSV in UTF-8"):
+        urbansound8k(tmp_path)
+
+
 def test_the_same_clips_have_the_same_digest_wherever_they_lie(data_sets: tuple[Path, Path], tmp_path: Path) -> None:
     """In whichever order; another label, recording, fold, name or length, and the digest is another."""
     clips = urbansound8k(data_sets[0])
@@ -100,6 +111,17 @@ def test_the_same_clips_have_the_same_digest_wherever_they_lie(data_sets: tuple[
         {"file": longer},
     ):
         assert digest_of([replace(clips[0], **change), *clips[1:]]) != digest
+
+
+def test_a_clip_that_was_changed_in_its_place_has_another_digest(tmp_path: Path) -> None:
+    """As long as before: whoever takes the hum out of all clips trains anew."""
+    clips = [Clip(tmp_path / "a.wav", "siren", "us8k", 1, "7")]
+    clips[0].file.write_bytes(b"with hum")
+    before = digest_of(clips)
+
+    clips[0].file.write_bytes(b"without!")
+
+    assert digest_of(clips) != before
 
 
 def test_a_clip_that_is_not_there_is_named(tmp_path: Path) -> None:

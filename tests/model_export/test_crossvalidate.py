@@ -2,9 +2,10 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from model_export.results import (
 from model_export.train import Recipe, _asked
 from model_export.trained import TRAINING_NAME, calibrated, load_networks
 from model_export.verify import MAX_MEAN_DIFFERENCE
-from tests.model_export.conftest import SMALL_RECIPE
+from tests.model_export.conftest import BRIEF_RECIPE
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,19 @@ def data(clips: list[Clip], ten_classes: list[Clip]) -> tuple[list[Clip], list[C
     return clips, ten_classes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_steps() -> Iterator[None]:
+    """MLPs that take no time; what they say is held against what they have said."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model_export.mlp.STEPS", 20)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(clips: list[Clip], ten_classes: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a cross-validation on one fold."""
     out = tmp_path_factory.mktemp("crossvalidation")
-    crossvalidate(clips, SMALL_RECIPE, out, folds=[1], peers=[], ten_classes=ten_classes, num_threads=0)
+    crossvalidate(clips, BRIEF_RECIPE, out, folds=[1], peers=[], ten_classes=ten_classes, num_threads=0)
     return out
 
 
@@ -129,7 +138,7 @@ def test_a_fold_of_one_data_set_is_tested_on_that_alone(
         for some in (clips, ten_classes)
     )
 
-    crossvalidate(clips, SMALL_RECIPE, out, folds=[4], peers=[], ten_classes=ten_classes, num_threads=0)
+    crossvalidate(clips, BRIEF_RECIPE, out, folds=[4], peers=[], ten_classes=ten_classes, num_threads=0)
 
     assert {run.fold for run in read_predictions(out / "esc10.csv")} == {4}
     assert not (out / "predictions.csv").exists()
@@ -142,7 +151,7 @@ def test_a_finished_fold_is_used_again(clips: list[Clip], ten_classes: list[Clip
     before = read_predictions(finished / "predictions.csv")
     written_ns = (finished / "fold1" / "predictions.csv").stat().st_mtime_ns
 
-    crossvalidate(clips, SMALL_RECIPE, finished, folds=[1], peers=[], ten_classes=ten_classes, num_threads=0)
+    crossvalidate(clips, BRIEF_RECIPE, finished, folds=[1], peers=[], ten_classes=ten_classes, num_threads=0)
 
     assert_same(read_predictions(finished / "predictions.csv"), before)
     assert (finished / "fold1" / "predictions.csv").stat().st_mtime_ns == written_ns
@@ -160,7 +169,7 @@ def test_a_fold_that_was_tested_in_part_is_tested_again_but_not_trained(
     (out / "fold1" / missing).unlink()
     peers = [PublishedNetwork(published)] if missing == "predictions.csv" else []
 
-    crossvalidate(clips, SMALL_RECIPE, out, folds=[1], peers=peers, ten_classes=ten_classes, num_threads=0)
+    crossvalidate(clips, BRIEF_RECIPE, out, folds=[1], peers=peers, ten_classes=ten_classes, num_threads=0)
 
     for name in ("predictions.csv", "esc10.csv"):
         runs, before = read_predictions(out / name), read_predictions(finished / name)
@@ -186,7 +195,7 @@ def test_predictions_do_not_outlive_their_networks(
 
     with pytest.raises(KeyboardInterrupt):
         crossvalidate(
-            data[0], replace(SMALL_RECIPE, seed=2), out, folds=[1], peers=[], ten_classes=data[1], num_threads=0
+            data[0], replace(BRIEF_RECIPE, seed=2), out, folds=[1], peers=[], ten_classes=data[1], num_threads=0
         )
 
     assert not (out / "fold1" / "predictions.csv").exists()
@@ -257,18 +266,60 @@ def test_a_fold_whose_clips_have_changed_is_tested_again(
     own_clips: list[Clip], tmp_path: Path, tested: list[int]
 ) -> None:
     """One that has grown or was labelled anew: the other folds' networks, but not its own, have learnt from it."""
-    crossvalidate(own_clips, SMALL_RECIPE, tmp_path / "out", folds=[1], peers=[])
-    crossvalidate(own_clips, SMALL_RECIPE, tmp_path / "out", folds=[1], peers=[])
+    crossvalidate(own_clips, BRIEF_RECIPE, tmp_path / "out", folds=[1], peers=[])
+    crossvalidate(own_clips, BRIEF_RECIPE, tmp_path / "out", folds=[1], peers=[])
     assert tested == [1]
     (tmp_path / "sounds" / "new.wav").touch()
     new = replace(own_clips[0], file=tmp_path / "sounds" / "new.wav")
 
     for clips in ([*own_clips, new], [replace(own_clips[0], label="siren"), *own_clips[1:]]):
-        crossvalidate(clips, SMALL_RECIPE, tmp_path / "out", folds=[1], peers=[])
+        crossvalidate(clips, BRIEF_RECIPE, tmp_path / "out", folds=[1], peers=[])
 
         for run in read_predictions(tmp_path / "out" / "predictions.csv"):
             assert [LABELS[target] for target in run.targets] == [clip.label for clip in clips if clip.fold == 1]
     assert tested == [1, 1, 1]
+
+
+def test_a_fold_is_tested_again_on_a_clip_that_was_changed_in_its_place(
+    own_clips: list[Clip], tmp_path: Path, tested: list[int]
+) -> None:
+    """Its own network has not heard it and is not trained anew; the tables of all folds are about the same clips."""
+    crossvalidate(own_clips, BRIEF_RECIPE, tmp_path / "out", folds=[1, 2], peers=[])
+
+    own_clips[0].file.write_bytes(b"another sound")
+    crossvalidate(own_clips, BRIEF_RECIPE, tmp_path / "out", folds=[1, 2], peers=[])
+
+    assert tested == [1, 2, 1, 2]
+
+
+@pytest.mark.usefixtures("tested")
+def test_another_peer_of_the_same_name_is_not_taken_for_the_one_before(
+    own_clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was replaced: what the old one made of the clips is not its own."""
+    asked: list[str] = []
+
+    class Peer:
+        name = "peer"
+
+        def __init__(self, sha256: str) -> None:
+            self.identity = {"name": "peer", "sha256": sha256}
+
+    def runs(
+        peer: Peer, _train: object, tests: dict[int, list[Clip]], _recipe: object, **_: object
+    ) -> list[FoldPredictions]:
+        asked.append(peer.identity["sha256"])
+        ((fold, clips),) = tests.items()
+        said, counts = np.full((len(clips), len(LABELS)), 0.5, np.float32), [1] * len(clips)
+        return [predictions_of(clips, said, counts, labels=LABELS, system="peer + MLP", fold=fold, seed=0)]
+
+    monkeypatch.setattr("model_export.crossvalidate.peer_runs", runs)
+    for sha256 in ("old", "old", "new"):
+        crossvalidate(
+            own_clips, BRIEF_RECIPE, tmp_path / "out", folds=[1], peers=cast("list[PublishedNetwork]", [Peer(sha256)])
+        )
+
+    assert asked == ["old", "new"]
 
 
 def test_tables_do_not_outlive_the_windows_that_belong_to_them(
@@ -276,7 +327,7 @@ def test_tables_do_not_outlive_the_windows_that_belong_to_them(
 ) -> None:
     """A second run by another recipe that is cut short leaves no table of the first beside windows of its own."""
     out = tmp_path / "out"
-    crossvalidate(own_clips, SMALL_RECIPE, out, folds=[1, 2, 3], peers=[])
+    crossvalidate(own_clips, BRIEF_RECIPE, out, folds=[1, 2, 3], peers=[])
     assert (out / "predictions.csv").is_file()
 
     def interrupted(*_: object, **__: object) -> None:
@@ -285,7 +336,7 @@ def test_tables_do_not_outlive_the_windows_that_belong_to_them(
 
     monkeypatch.setattr("model_export.crossvalidate._model", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        crossvalidate(own_clips, replace(SMALL_RECIPE, seed=2), out, folds=[1, 2, 3], peers=[])
+        crossvalidate(own_clips, replace(BRIEF_RECIPE, seed=2), out, folds=[1, 2, 3], peers=[])
 
     assert not (out / "predictions.csv").exists()
     assert [(folder_of(out, fold) / "windows.npz").is_file() for fold in (1, 2, 3)] == [True, False, True]

@@ -1,6 +1,7 @@
 """One file from the web, held against a real server on this machine."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -164,6 +165,15 @@ def test_a_server_that_is_not_there_ends_with_69(tmp_path: Path, capsys: pytest.
 
     assert code == 69
     assert f"http://127.0.0.1:9/{PUBLISHED[NAME]}: cannot be fetched" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/für/w.h5", "http://[::1/w.h5", f"http://{'a' * 70}.de/w.h5"])
+def test_an_address_that_cannot_be_asked_for_is_named(tmp_path: Path, address: str) -> None:
+    """Letters that are not ASCII, half an address, a name that is too long: no server is there either."""
+    with pytest.raises(DownloadError, match=f"^{re.escape(address)}: cannot be fetched"):
+        download(address, tmp_path / "weights.h5")
+
+    assert files_in(tmp_path) == set()
 
 
 @pytest.mark.parametrize(

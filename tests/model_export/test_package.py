@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,24 @@ def test_a_place_that_cannot_be_written_is_named(untuned: ModelFolder, tmp_path:
 
     with pytest.raises(UsageError, match=f"--out {tmp_path / 'file'}: "):
         write_events(untuned, untuned.card.events, "", tmp_path / "file")
+
+
+def test_a_full_disk_leaves_the_model_as_it_was(untuned: ModelFolder) -> None:
+    """Neither its card nor its document is lost while it is tuned in its own folder."""
+    before = {path.name: path.read_bytes() for path in untuned.path.iterdir()}
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from model_export.package import write_events; "
+        "from agent.model_card import load_model_folder; model = load_model_folder(Path(sys.argv[1])); "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60)); "
+        "write_events(model, model.card.events, 'The numbers.' * 9, model.path)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(untuned.path)], capture_output=True, text=True, check=False
+    )
+
+    assert f"UsageError: --out {untuned.path}: File too large" in done.stderr
+    assert {path.name: path.read_bytes() for path in untuned.path.iterdir()} == before
 
 
 def test_what_an_untuned_model_says_of_its_events_is_in_its_document(packaged: Path) -> None:
