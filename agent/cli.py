@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from agent.arguments import NOW, STANDARD_INPUT, argument_parser
 from agent.clock import recording_timeline, utc_now
@@ -28,6 +28,7 @@ from agent.printout import (
     add_line,
     clip_line,
     event_line,
+    let_go,
     line_file,
     message_line,
     put,
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AgentError as error:
         _say(f"urbansound: {error}")
         if isinstance(error, OutputError):
-            _let_go(sys.stdout)
+            let_go(sys.stdout)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -85,12 +86,7 @@ def _say(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
-        _let_go(sys.stderr)
-
-
-def _let_go(stream: TextIO) -> None:
-    """Nobody reads it any more, and Python would complain once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        let_go(sys.stderr)
 
 
 def _environment(options: argparse.Namespace) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -52,6 +53,11 @@ def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeEncodeError:
         return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+def let_go(stream: TextIO) -> None:
+    """Nobody reads it any more, and Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def put(text: str) -> None:

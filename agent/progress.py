@@ -3,12 +3,13 @@
 In: how far a recording is analysed. Out: one line on standard error, redrawn some times a second.
 """
 
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from typing import Self, TextIO
+
+from agent.printout import let_go
 
 REDRAW_S = 0.2
 WIDTH = 30
@@ -73,6 +74,6 @@ class Progress:
         try:
             self._stream.write("\r\x1b[K" + line)
             self._stream.flush()
-        except OSError:  # the terminal has gone; Python would try once more, when it ends
+        except OSError:  # the terminal has gone
             self._seen = False
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            let_go(self._stream)

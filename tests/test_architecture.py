@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "timesheet": {"clock", "condition", "coverage", "values"},
     "lookout": {"accounts", "capture", "clock", "coverage", "health", "liveness", "values", "wire"},
     "logs": set(),
-    "progress": set(),
+    "progress": {"printout"},
     # The builder; then the two ways to run what it built, and what a person sees.
     "stop": set(),
     "app": {"accelerator", "config", "errors", "litert", "model_card", "values", "wire"} | STAGES,
