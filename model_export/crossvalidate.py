@@ -23,6 +23,7 @@ from model_export.calibration import Rescaling
 from model_export.clips import LABELS, Clip, digest_of, hold_out_fold
 from model_export.embeddings import Listener
 from model_export.features import all_windows, frames_of_clips
+from model_export.files import whole
 from model_export.frozen import frozen_runs
 from model_export.package import write_card
 from model_export.peers import peer_runs, system_of
@@ -101,7 +102,8 @@ def crossvalidate(
                 for peer in peers:
                     found += frozen_runs(system_of(peer), peer.embeddings_of, other_split[0], {fold: other_split[1]})
                 write_predictions(found, work / ESC10_NAME)
-            (work / TESTED_NAME).write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+            with whole(work / TESTED_NAME) as file:
+                file.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
         for name in tested:
             runs[name] += read_predictions(work / name)
         log.info("crossvalidate.tested fold=%d", fold)
@@ -133,11 +135,7 @@ def _is_tested(work: Path, tested: Sequence[str], asked: Mapping[str, object]) -
     names = [*tested, *([WINDOWS_NAME] if PREDICTIONS_NAME in tested else [])]
     if not all((work / name).is_file() for name in (*names, TESTED_NAME)):
         return False
-    try:
-        recorded = json.loads((work / TESTED_NAME).read_text(encoding="utf-8"))
-    except ValueError:  # cut short
-        return False
-    return bool(recorded == asked)
+    return bool(json.loads((work / TESTED_NAME).read_text(encoding="utf-8")) == asked)
 
 
 def _model(

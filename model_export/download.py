@@ -7,7 +7,6 @@ Where none is given, the first download is trusted, and each later one must be t
 
 import hashlib
 import http.client
-import os
 import re
 import urllib.error
 import urllib.request
@@ -18,6 +17,7 @@ from typing import BinaryIO
 
 from agent.errors import DownloadError, ModelError, UsageError
 from agent.model_card import sha256_of
+from model_export.files import whole
 
 MAX_BYTES = 256 * 2**20
 CHUNK_BYTES = 2**16
@@ -70,14 +70,10 @@ def download(address: str, file: Path, sha256: str | None = None) -> Download:
             _check(str(file), sha256_of(file), expected)
             return Download(file, expected, was_there=True, was_known=True)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-        try:
+        with whole(file) as partial:
             with partial.open("wb") as out:
                 actual = _fetch(address, out)
             _check(address, actual, expected or actual)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
         record_of(file).write_text(f"{actual}  {file.name}\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; expected a place to write to") from error

@@ -7,7 +7,6 @@ network is int8; or what the agent predicts for each of its windows. Embeddings 
 import hashlib
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from agent.model_card import ModelFolder
 from agent.values import AudioBlock, FloatArray, Prediction
 from agent.wavfile import open_recording
 from model_export.clips import Clip
+from model_export.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +130,9 @@ def _sha256_of(file: Path) -> str:
 
 
 def _keep(kept: Path, rows: FloatArray) -> None:
-    partial = kept.with_suffix(f".{os.getpid()}.npy")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        np.save(partial, rows, allow_pickle=False)
-        partial.replace(kept)  # whoever ends this run half-way leaves no half file behind
+        with whole(kept) as file:
+            np.save(file, rows, allow_pickle=False)
     except OSError as error:
         raise UsageError(f"--cache {kept.parent.parent}: {error.strerror}; expected a folder to write to") from error

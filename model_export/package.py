@@ -30,6 +30,7 @@ from agent.model_card import (
 from model_export.calibration import Rescaling
 from model_export.clips import BACKGROUND, LABELS
 from model_export.features import FRONT_END
+from model_export.files import whole
 from model_export.metadata import LABELS_NAME, Metadata, TensorNote, write_metadata
 from model_export.streaming import STREAMING_NAME, streaming_card
 
@@ -172,18 +173,9 @@ def write_model_json(folder: Path, card: ModelCard) -> ModelFolder:
         ModelError: the folder is not what the card says.
     """
     text = json.dumps(card.model_dump(mode="json", by_alias=True, exclude_unset=True), indent=1)
-    _rewrite(folder / CARD_NAME, text + "\n")
+    with whole(folder / CARD_NAME) as file:
+        file.write_text(text + "\n", encoding="utf-8")
     return load_model_folder(folder)
-
-
-def _rewrite(file: Path, text: str) -> None:
-    """Write a file whole or not at all: a full disk leaves the one before."""
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def is_calibrated(model: ModelFolder) -> bool:
@@ -216,7 +208,8 @@ def write_events(model: ModelFolder, events: EventCard, text: str, out: Path) ->
             before = document.read_text(encoding="utf-8").replace(FIRST_CHOICES, TUNED).replace(INHERITED, TUNED)
             before = re.sub(rf"(?ms)^{EVENTS_HEADING}\n.*?(?=^## )", "", before)
             head, limits, rest = before.partition("## Limits\n")
-            _rewrite(document, f"{head}{EVENTS_HEADING}\n{text}\n{limits}{rest}")
+            with whole(document) as file:
+                file.write_text(f"{head}{EVENTS_HEADING}\n{text}\n{limits}{rest}", encoding="utf-8")
         return write_model_json(out, model.card.model_copy(update={"events": events}))
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}; expected a folder to write to") from error

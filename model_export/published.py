@@ -5,7 +5,6 @@ embedding is the tensor that goes into the last fully connected layer.
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from agent.model_card import sha256_of
 from agent.values import FloatArray
 from model_export.clips import Clip
 from model_export.features import read_mono
+from model_export.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +184,8 @@ class PublishedNetwork:
                 log.info("published.embeddings network=%s clips=%d of=%d", self.name, number, len(missing))
         if self._cache and missing:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._cache.with_suffix(f".{os.getpid()}.npz")
-            np.savez(partial, allow_pickle=False, **known)
-            partial.replace(self._cache)
+            with whole(self._cache) as file:
+                np.savez(file, allow_pickle=False, **known)
         return [known[content] for content in contents]
 
     def _maps(self, operators: Sequence[dict[str, Any]]) -> Iterator[FeatureMap]:

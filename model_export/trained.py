@@ -14,6 +14,7 @@ import keras
 from agent.errors import UsageError
 from model_export import networks
 from model_export.calibration import Rescaling, read_rescaling
+from model_export.files import whole
 
 TRAINING_NAME = "training.json"
 NETWORKS = (networks.EMBEDDING, networks.CLASSIFIER)
@@ -28,9 +29,8 @@ def write_networks(trained: tuple[keras.Model, keras.Model], record: Mapping[str
     (folder / TRAINING_NAME).unlink(missing_ok=True)
     for name, network in zip(NETWORKS, trained, strict=True):
         network.save(folder / f"{name}.keras")
-    partial = folder / f"{TRAINING_NAME}.partial"
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / TRAINING_NAME)
+    with whole(folder / TRAINING_NAME) as file:
+        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def load_networks(folder: Path) -> tuple[keras.Model, keras.Model]:
