@@ -69,7 +69,7 @@ class Accounts:
         self._started_s = now_s
         utc_ns = round((reckoning.utc_zero_s + now_s) * SECOND_NS)
         self._ledger = Ledger(utc_ns, hours.known())
-        start = LastHeard(utc_ns, reckoning.boot, reckoning.synced is not False, None)
+        start = LastHeard(utc_ns, reckoning.boot, reckoning.synced is not False, None, round(now_s * SECOND_NS))
         before = hours.last_heard()
         if before is None:  # were it killed now, the next start would know since when
             hours.keep({}, start)
@@ -101,13 +101,12 @@ class Accounts:
             if self._is_new:  # all from the start of the agent to the first sample that it has heard
                 self._is_new = False
                 lost_ns = self._clock_ns(timeline.monotonic_of(block.first_sample)) - self._ledger.position_ns
-                begin_ns = self._before.utc_ns
-                is_right = self._before.is_right
+                begin_ns, is_right = self._began(timeline.reckoning)
                 cause = self._deaf or self._before.cause or "not_running"
             else:
                 self._book(self._inspector.flush())
                 lost_ns = duration_ns(begin, block.lost_before, self._rate_hz) - self._booked_ahead_ns
-                self._booked_ahead_ns = 0
+            self._booked_ahead_ns = 0
             self._ledger.book("lost", lost_ns)
             self._ledger.date(end_ns)
             self._gaps += 1
@@ -130,7 +129,10 @@ class Accounts:
             utc_ns = to_ns(timeline.utc_of(booked))
             self._ledger.date(utc_ns)
             by = timeline.reckoning
-            self._last_heard = LastHeard(to_ns(timeline.utc_of(next_sample)), by.boot, by.synced is not False, None)
+            monotonic_ns = round(timeline.monotonic_of(next_sample) * SECOND_NS)
+            self._last_heard = LastHeard(
+                to_ns(timeline.utc_of(next_sample)), by.boot, by.synced is not False, None, monotonic_ns
+            )
             if self._ledger.position_ns - self._settled_ns >= SETTLE_NS:
                 since_ns = self._ledger.unsettled_ns
                 missing_ns = self._ledger.settle(self._clock_ns(timeline.monotonic_of(booked)))
@@ -178,6 +180,13 @@ class Accounts:
             self._tell(held[0], held[2])
         self.keep(now_s, at_once=True)
         self._hours.close()
+
+    def _began(self, now: Reckoning) -> tuple[int, bool]:
+        """When the first gap began, and whether that stays when the clock is set."""
+        before = self._before
+        if before.monotonic_ns is not None and before.boot == now.boot:  # whatever the clock was set to meanwhile
+            return round(now.utc_zero_s * SECOND_NS) + before.monotonic_ns, False
+        return before.utc_ns, before.is_right
 
     def _tell_held(self, gap: Gap, end: int, timeline: Timeline, heard_ns: int) -> None:
         """Tell the first gap once the clock is set, or at least not behind the time at which it began.

@@ -193,7 +193,7 @@ class Connection:
         self._welcome: ReasonCode | None = None
         self._lost: str | None = None
         self._heard_at = self._left_at = time.monotonic()
-        self._patience_s: float = options.keepalive_s
+        self._patience_s = math.inf  # until it has let us in, for which it has its own time
         self._socket_trouble: str | None = None
         self._acknowledgements: list[Acknowledgement] = []
         self._subscription: list[ReasonCode] | None = None
@@ -285,13 +285,11 @@ class Connection:
         self._heard_at = self._left_at = time.monotonic()
         until = self._heard_at + CONNECT_TIMEOUT_S
         while self._welcome is None:
-            if self._lost == self._silence:
-                self._abandon("takes the connection and does not answer")
             if self._lost is not None:
                 missing = "TLS" if options.tls is None else "a client certificate"
                 self._abandon(f"{self._lost} before it let us in; perhaps it expects {missing}")
             if time.monotonic() > until:
-                self._abandon(f"did not answer within {CONNECT_TIMEOUT_S:g} s")
+                self._abandon(f"takes the connection and does not answer within {CONNECT_TIMEOUT_S:g} s")
             self._step(until - time.monotonic())
         if self._welcome.is_failure:
             self._abandon(self._why_refused(self._welcome))
@@ -313,11 +311,12 @@ class Connection:
         if pending or connection in readable:
             self._heard_at = time.monotonic()
             self._client.loop_read()
-        elif self._welcome is not None and time.monotonic() - self._heard_at >= self._patience_s:
+        elif time.monotonic() - self._heard_at >= self._patience_s:
             self._abandon(self._silence)
         if connection in writable:
             self._client.loop_write()
-        self._client.loop_misc()
+        if self._welcome is not None:  # paho would hang up on whoever takes half a keepalive to let us in
+            self._client.loop_misc()
         self._left_at = time.monotonic()
 
     @property
@@ -342,6 +341,7 @@ class Connection:
         self, _client: object, _data: object, _flags: object, reason: ReasonCode, properties: object
     ) -> None:
         self._welcome = reason
+        self._patience_s = self._options.keepalive_s
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
         # Where the broker says how often it is to be asked, paho follows; 0 is never.
         asked_each_s = getattr(properties, "ServerKeepAlive", None)

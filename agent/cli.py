@@ -31,8 +31,10 @@ from agent.printout import (
     let_go,
     line_file,
     message_line,
+    open_closed_streams,
     put,
     row_writer,
+    say,
     take_any_text,
 )
 from agent.progress import Progress
@@ -53,40 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     # The matrices are small: more threads would only spin, on cores that others need. Before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _open_closed_streams()
+    open_closed_streams()
     options = argument_parser().parse_args(arguments)
     log_to_stderr()
     take_any_text()
     try:
         code = COMMANDS[options.command](options)
     except AgentError as error:
-        _say(f"urbansound: {error}")
+        say(f"urbansound: {error}")
         if isinstance(error, OutputError):
             let_go(sys.stdout)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return code
-
-
-def _open_closed_streams() -> None:
-    """Where a standard stream was closed from the start, the next file or pipe would get its number.
-
-    Nobody reads errors then. Standard input and output fail as closed ones do: nothing may be lost in silence.
-    """
-    for name, flags, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
-        if getattr(sys, name) is None:
-            number = os.open(os.devnull, flags)
-            os.set_inheritable(number, True)  # processes of ours have the same trouble
-            setattr(sys, name, os.fdopen(number, mode, errors="backslashreplace", closefd=False))
-
-
-def _say(line: str) -> None:
-    """Say something to a person; where nobody can read it, the exit code alone does."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        let_go(sys.stderr)
 
 
 def _environment(options: argparse.Namespace) -> Mapping[str, str]:
@@ -173,7 +155,7 @@ def _each_recording(
     """Treat one recording after the other, until it is time to stop; one that fails is said, and the others go on."""
     failed = len(problems)
     for missing in problems:
-        _say(f"urbansound: {missing}")
+        say(f"urbansound: {missing}")
     for file in files:
         if stop.is_set():
             break
@@ -181,7 +163,7 @@ def _each_recording(
             with _opened(file, options, stop) as recording:
                 treat(file, recording)
                 if recording.n_invalid_samples:
-                    _say(
+                    say(
                         f"urbansound: {recording.name}: {recording.n_invalid_samples} samples were not numbers, "
                         "taken as silence"
                     )
@@ -190,7 +172,7 @@ def _each_recording(
             problem = str(error)
         if problem:
             failed += 1
-            _say(f"urbansound: {problem}")
+            say(f"urbansound: {problem}")
     return SOME_FAILED if failed else 0
 
 
@@ -344,7 +326,7 @@ def _devices(_options: argparse.Namespace) -> int:
 
     devices = list_devices()
     if not devices:
-        _say("urbansound: no microphone is known to PortAudio; is one plugged in?")
+        say("urbansound: no microphone is known to PortAudio; is one plugged in?")
         return 69
     for device in devices:
         default = "  (default)" if device.is_default else ""
@@ -372,7 +354,7 @@ def _check(options: argparse.Namespace) -> int:
         f"# accelerator {accelerator.name}: {accelerator.reason}",
     ]
     put("\n".join(lines) + "\n")
-    _say(f"# {options.file}: all is well")
+    say(f"# {options.file}: all is well")
     return 0
 
 
@@ -395,7 +377,7 @@ def _watch(options: argparse.Namespace) -> int:
     received = broker.watch(
         broker_options(mqtt, os.environ),
         *wire.watched_topics(mqtt.prefix),
-        on_subscribed=lambda: _say(f"watching {mqtt.host}:{mqtt.effective_port}"),
+        on_subscribed=lambda: say(f"watching {mqtt.host}:{mqtt.effective_port}"),
     )
     for message in itertools.islice(received, options.count):
         if options.json:

@@ -34,6 +34,7 @@ CREATE TABLE marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 )
 _ALL = "SELECT hour, heard_ns, silent_ns, clipped_ns, lost_ns FROM hours ORDER BY hour"
 _HEARD_UNTIL, _BOOT, _IS_RIGHT, _DEAF = "heard_until_ns", "boot", "clock_is_right", "deaf_because"
+_MONOTONIC = "heard_until_monotonic_ns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,14 @@ class LastHeard:
         boot: of the machine, by whose reckoning that is.
         is_right: whether the clock was right, as far as anybody can say.
         cause: why it was deaf after that; None if it was not, as far as is known.
+        monotonic_ns: the same moment since the boot, whatever the clock was set to; None where nobody knows.
     """
 
     utc_ns: int
     boot: str
     is_right: bool
     cause: GapCause | None
+    monotonic_ns: int | None = None
 
 
 class Hours:
@@ -76,12 +79,14 @@ class Hours:
         heard_until = marks.get(_HEARD_UNTIL, "")
         if not re.fullmatch("[0-9]{1,19}", heard_until):  # a bad card may have changed it
             return None
+        monotonic = marks.get(_MONOTONIC, "")
         cause = marks.get(_DEAF)
         return LastHeard(
             int(heard_until),
             marks.get(_BOOT, ""),
             marks.get(_IS_RIGHT) == "yes",
             cause if cause in get_args(GapCause) else None,
+            int(monotonic) if re.fullmatch("[0-9]{1,19}", monotonic) else None,
         )
 
     def keep(self, news: Mapping[int, Tally], last_heard: LastHeard | None) -> bool:
@@ -149,9 +154,11 @@ class Hours:
                     (_BOOT, last_heard.boot),
                     (_IS_RIGHT, "yes" if last_heard.is_right else "no"),
                 ]
-                database.change("DELETE FROM marks WHERE name = ?", (_DEAF,))
+                database.change("DELETE FROM marks WHERE name IN (?, ?)", (_DEAF, _MONOTONIC))
                 if last_heard.cause is not None:
                     marks.append((_DEAF, last_heard.cause))
+                if last_heard.monotonic_ns is not None:
+                    marks.append((_MONOTONIC, str(last_heard.monotonic_ns)))
                 database.change_each("INSERT OR REPLACE INTO marks VALUES (?, ?)", marks)
 
     def _complain(self, error: DatabaseError) -> None:

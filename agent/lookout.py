@@ -1,7 +1,7 @@
 """What the main thread looks at once a second: whether the sensor hears, and whether all time is accounted for.
 
 In: the counters of capture, pipeline and accounts. Out: changes of liveness, each said once in the log, in `info` and
-in `health`; `health` once a minute besides; and the accounts on the disk.
+in `health`; `health` once a minute besides, and `info` anew where the clock was set; and the accounts on the disk.
 """
 
 import logging
@@ -20,6 +20,7 @@ from agent.wire import LivenessPart
 log = logging.getLogger(__name__)
 
 HEALTH_S = 60.0
+MOVED = timedelta(seconds=1.0)  # less is told as it was
 
 _AWAY = {"waiting", "stopped", "hung", "failed"}  # of `CaptureSnapshot.state`
 _OPEN = {"open", "running"}
@@ -114,6 +115,8 @@ class Lookout:
             self._tell(changed, now_s)
         if changed is not None or now_s - self._said_s >= HEALTH_S:
             self._said_s = now_s
+            if abs(self._since(now_s) - self._said_since) >= MOVED:  # the clock was set
+                self._say_since(now_s)
             self._say_health(self._facts(capture, rate_hz))
         self._accounts.keep(now_s, at_once=changed is not None)
 
@@ -131,8 +134,15 @@ class Lookout:
             liveness.cause or "-",
             self._watch.changes[liveness.state],
         )
-        since = self._now() - timedelta(seconds=now_s - liveness.since_s)
-        self._say_liveness(LivenessPart(state=liveness.state, cause=liveness.cause, since=since))
+        self._say_since(now_s)
+
+    def _since(self, now_s: float) -> datetime:
+        return self._now() - timedelta(seconds=now_s - self.liveness.since_s)
+
+    def _say_since(self, now_s: float) -> None:
+        self._said_since = self._since(now_s)
+        now = self.liveness
+        self._say_liveness(LivenessPart(state=now.state, cause=now.cause, since=self._said_since))
 
     def _facts(self, capture: CaptureSnapshot, rate_hz: int) -> dict[str, Any]:
         balance = self._balance

@@ -1,6 +1,7 @@
-"""What `urbansound` prints: rows in the form that was asked for, and messages as lines; each at once.
+"""What the commands print: rows in the form that was asked for, and messages as lines; each at once.
 
-In: rows and messages. Out: text on standard output, or in a file. What cannot be written is an `OutputError`.
+In: rows and messages. Out: text on standard output, standard error, or in a file. What cannot be written is an
+`OutputError`, except on standard error.
 """
 
 import codecs
@@ -36,6 +37,18 @@ CLIP_COLUMNS = ("file", "label", "likelihood")
 Writer = Callable[[Mapping[str, Any]], None]
 
 
+def open_closed_streams() -> None:
+    """Where a standard stream was closed from the start, the next file or pipe would get its number.
+
+    Nobody reads errors then. Standard input and output fail as closed ones do: nothing may be lost in silence.
+    """
+    for name, flags, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, flags)
+            os.set_inheritable(number, True)  # processes of ours have the same trouble
+            setattr(sys, name, os.fdopen(number, mode, errors="backslashreplace", closefd=False))
+
+
 def take_any_text() -> None:
     """Have standard output take names of files, which are bytes and go out as they came in, and any other sign.
 
@@ -58,6 +71,14 @@ def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:
 def let_go(stream: TextIO) -> None:
     """Nobody reads it any more, and Python would complain once more when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def say(line: str) -> None:
+    """Say something to a person; where nobody can read it, the exit code alone does."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        let_go(sys.stderr)
 
 
 def put(text: str) -> None:

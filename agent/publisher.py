@@ -199,7 +199,13 @@ class Publisher:
 
     def _keep_connected(self) -> None:
         delays = self._new_delays()
-        while not self._stop_asked.is_set() or (len(self._spool) > 0 and time.monotonic() < self._stop_at):
+        has_tried = self._farewell is None  # since the stop, if only to say it: the broker may have kept `online`
+        while (
+            not self._stop_asked.is_set()
+            or not has_tried
+            or (len(self._spool) > 0 and time.monotonic() < self._stop_at)
+        ):
+            has_tried = has_tried or self._stop_asked.is_set()
             self._connected_at = _NEVER
             self._hurry.clear()
             if self._is_to_move:
@@ -230,7 +236,7 @@ class Publisher:
                 self._spool.save()
                 if self._hurry.wait(min(remaining_s, _SAVE_S)):
                     break  # whoever asks to stop gets one more attempt at once
-        else:
+        elif len(self._spool) > 0:
             time.sleep(max(0.0, min(delay_s, self._stop_at - time.monotonic())))
 
     def _serve(self, connection: Connection, options: BrokerOptions) -> None:

@@ -158,5 +158,4 @@ class Ring:
         block = AudioBlock(samples, first_sample, lost_before=first_sample - self._read_index)
         self._read = end
         self._read_index = first_sample + len(samples)
-        self._forget_losses(end)
         return block

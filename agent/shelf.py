@@ -296,7 +296,7 @@ class Shelf:
             gone = self._database.rows(
                 f"DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE {where} LIMIT ?) "
                 f"RETURNING {_RANK}, {_SIZE}",
-                (min(n_wanted, n_least or total, at_most or total),),
+                (min(n_wanted, at_most or total),),
             )
             if not gone:
                 raise DatabaseCorruptError(f"{self._name}: is damaged (messages are missing)")

@@ -363,6 +363,7 @@ class Spool:
         now_s = self._monotonic()
         if self._trouble is not None and now_s - self._tried_s < RETRY_S:
             return
+        durable = durable or self._trouble is not None  # events may be among what has waited
         self._tried_s = now_s
         try:
             if not self._is_written(durable=durable) and not self._is_written(durable=durable):

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, default=20, metavar="S", help="of sound for each system (default: 20)")
     parser.add_argument("--live", type=int, metavar="S", help="listen with the whole agent for so long as well")
     options = parser.parse_args(arguments)
+    if options.yamnet is not None and not options.yamnet.is_file():
+        parser.error(f"--yamnet {options.yamnet}: no such file")  # its turn comes after minutes
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     report = bench(Config(), None, BENCH_S)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from agent.errors import UsageError
+from model_export.files import whole
 from model_export.results import DECIMALS, FoldPredictions, FoldWindows, Output, mean_by_clip
 
 CALIBRATION_NAME = "calibration.json"
@@ -145,7 +146,8 @@ class Rescaling:
 
     def write(self, folder: Path) -> None:
         """Write `calibration.json` beside the trained networks."""
-        (folder / CALIBRATION_NAME).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        with whole(folder / CALIBRATION_NAME) as file:
+            file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 def read_rescaling(folder: Path) -> Rescaling | None:

@@ -4,7 +4,8 @@ Events: `soundscapes` makes labelled scenes, `score` judges a model on them, `tu
 
 `fetch` and `import-openl3` bring in the weights of others.
 
-Heavy libraries are imported by the command that needs them. Exit codes as in `agent.errors`.
+Heavy libraries are imported by the command that needs them. Results go to standard output, everything else to standard
+error; exit codes as in `agent.cli`.
 """
 
 import argparse
@@ -18,8 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.errors import AgentError, UsageError
+from agent.errors import AgentError, OutputError, UsageError
 from agent.model_card import DEFAULT_MODEL
+from agent.printout import let_go, open_closed_streams, put, say, take_any_text
+from agent.stop import ended_by_sigterm
 from model_export import clips as clip_lists
 from model_export import openl3
 from model_export.arguments import argument_parser
@@ -39,21 +42,28 @@ NOT_MEASURED = "Not measured for this build: run `urbansound-model crossvalidate
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    open_closed_streams()
     options = argument_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    take_any_text()
     try:
-        code = COMMANDS[options.command](options)
+        with ended_by_sigterm():
+            code = COMMANDS[options.command](options)
     except AgentError as error:
-        print(f"urbansound-model: {error}", file=sys.stderr)
+        say(f"urbansound-model: {error}")
+        if isinstance(error, OutputError):
+            let_go(sys.stdout)
         return error.exit_code
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         extra = "plot" if missing == "matplotlib" else "export"
-        print(
-            f"urbansound-model: {missing} is not installed; in its source, pip install '.[{extra}]'",
-            file=sys.stderr,
-        )
+        say(f"urbansound-model: {missing} is not installed; in its source, pip install '.[{extra}]'")
         return UsageError.exit_code
+    except OSError as error:  # a full disk, a file that may not be read
+        say(f"urbansound-model: {error.filename or 'a file'}: {error.strerror or error}")
+        return OutputError.exit_code
+    except KeyboardInterrupt:
+        return 130
     return code or 0
 
 
@@ -102,15 +112,15 @@ def _head(options: argparse.Namespace) -> None:
     embeddings = EmbeddingCache(base, cache).embeddings_of(clips)
     figures = cross_validate(clips, embeddings, seed=options.seed, with_curve=options.learning_curve)
     text = head_summary(figures)
-    print(text)
     head = train_head(clips, embeddings, seed=options.seed)
     model, agreement = write_head(head, base, clips, embeddings, options.out)
     write_head_document(model, base, text, seed=options.seed)
-    print(
+    put(f"{text}\n")  # last: whoever reads it may have gone
+    put(
         f"int8 against float on {agreement.n_windows} windows: same label in {agreement.same_label:.1%} of the "
-        f"{agreement.n_decided} decided ones, mean difference {agreement.mean_difference:.4f}"
+        f"{agreement.n_decided} decided ones, mean difference {agreement.mean_difference:.4f}\n"
     )
-    print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
+    put(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}\n")
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -119,12 +129,11 @@ def _fetch(options: argparse.Namespace) -> None:
     name = openl3.PUBLISHED[options.name]
     done = download(f"{options.base.rstrip('/')}/{name}", options.out / name, options.sha256)
     how = "was there already" if done.was_there else "fetched"
-    print(f"{done.file}: {how}, sha256 {done.sha256}")
+    put(f"{done.file}: {how}, sha256 {done.sha256}\n")
     if not done.was_known:
-        print(
+        say(
             f"urbansound-model: nobody said what its sha256 must be; it is recorded in {record_of(done.file)} now, "
-            "and a later fetch must have the same",
-            file=sys.stderr,
+            "and a later fetch must have the same"
         )
 
 
@@ -144,11 +153,11 @@ def _import_openl3(options: argparse.Namespace) -> None:
     else:
         heard, windows = SIGNALS, synthetic_windows(asked.numbers)
     model, likeness = import_openl3(asked, windows, heard, options.out)
-    print(
+    put(
         f"{options.dtype} against the weights on {likeness.n_windows} windows of {heard}: cosine "
-        f"{likeness.median:.4f} in the median, {likeness.least:.4f} at least, the mean taken off"
+        f"{likeness.median:.4f} in the median, {likeness.least:.4f} at least, the mean taken off\n"
     )
-    print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
+    put(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}\n")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -189,7 +198,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     rescaling = _rescaling(options.results)
     calibrated(load_networks(options.networks)[1], rescaling)  # first: what does not fit is not written
     rescaling.write(options.networks)
-    print(rescaling_summary(rescaling), end="")
+    put(rescaling_summary(rescaling))
 
 
 def _quantize(options: argparse.Namespace) -> None:
@@ -215,12 +224,12 @@ def _package(options: argparse.Namespace) -> None:
     model = write_card(options.model, onset_response_s=0.5, offset_response_s=0.5, trained_on=folds)
     clips = [clip for clip in _clips(options) if clip.dataset == "us8k"]
     response = measure_response(Classifier(model), model.card.front_end, clips, n_clips=120, seed=0)
-    print(f"response: onset {response.onset_s} s, offset {response.offset_s} s, {response.n_clips} clips")
     model = write_card(
         options.model, onset_response_s=response.onset_s, offset_response_s=response.offset_s, trained_on=folds
     )
     write_document(model, training, figures, read_rescaling(options.networks))
-    print(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}")
+    put(f"response: onset {response.onset_s} s, offset {response.offset_s} s, {response.n_clips} clips\n")
+    put(f"model {model.card.name} {model.card.version} sha256 {model.sha256} in {model.path}\n")
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -235,10 +244,10 @@ def _verify(options: argparse.Namespace) -> None:
     embedding, classifier = load_calibrated(options.networks)
     windows = representative_windows(_clips(options), seed=1)
     agreement = check_model(embedding, classifier, model, windows)
-    print(
+    put(
         f"verified on {agreement.n_windows} windows: same label in {agreement.same_label:.1%} of the "
         f"{agreement.n_decided} decided ones, mean difference "
-        f"{agreement.mean_difference:.4f}, agent against TFLite at most {agreement.max_step:.4f}"
+        f"{agreement.mean_difference:.4f}, agent against TFLite at most {agreement.max_step:.4f}\n"
     )
 
 
@@ -276,7 +285,7 @@ def _crossvalidate(options: argparse.Namespace) -> None:
         teachers=teachers,
         **effort,
     )
-    print(summary(evaluate_folder(options.out)), end="")
+    put(summary(evaluate_folder(options.out)))
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -291,11 +300,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.plots:
         from model_export.diagrams import draw  # first of all: what is not installed is said before the work
     evaluations = evaluate_folder(options.results) if options.results else _benchmark(options)
-    print(report(evaluations), end="")
-    with _writing():
-        if options.json:
-            _write_json({dataset: dataclasses.asdict(one) for dataset, one in evaluations.items()}, options.json)
-        if options.plots:
+    put(report(evaluations))
+    if options.json:
+        _write_json({dataset: dataclasses.asdict(one) for dataset, one in evaluations.items()}, options.json)
+    if options.plots:
+        with _writing(options.plots):
             for file in draw(evaluations, options.plots):
                 log.info("evaluate.drawn file=%s", file)
 
@@ -318,7 +327,7 @@ def _benchmark(options: argparse.Namespace) -> "dict[str, Evaluation]":
     clips += clip_lists.esc10(options.esc10) if options.esc10 else []
     runs = benchmark(model, trial_of(model, clips, ten_classes, options.folds), peers)
     if options.out:
-        with _writing():
+        with _writing(options.out):
             options.out.mkdir(parents=True, exist_ok=True)
             for name in FILES.values():
                 (options.out / name).unlink(missing_ok=True)  # of another model, which was tested on more
@@ -331,7 +340,7 @@ def _edgetpu_check(options: argparse.Namespace) -> int:
     from model_export.edgetpu import as_text, operators_of
 
     operators = operators_of(options.file)
-    print(as_text(options.file, operators), end="")
+    put(as_text(options.file, operators))
     return 1 if any(operator.problem for operator in operators) else 0
 
 
@@ -360,19 +369,18 @@ def _probe(options: argparse.Namespace) -> None:
             if clip_lists.ESC10_LABELS.get(clip.label) == clip_lists.BACKGROUND:
                 recordings.setdefault(clip.label, []).append(clip.file)
     found = probe(model, clips, recordings)
-    print(probe_report(found), end="")
+    put(probe_report(found))
     if options.json:
-        with _writing():
-            _write_json(dataclasses.asdict(found), options.json)
+        _write_json(dataclasses.asdict(found), options.json)
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _writing(place: Path) -> Iterator[None]:
     """What cannot be written is a usage error that names it."""
     try:
         yield
-    except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}; expected a place to write to") from error
+    except OSError as error:  # that of a full disk names no file
+        raise UsageError(f"{error.filename or place}: {error.strerror}; expected a place to write to") from error
 
 
 def _soundscapes(options: argparse.Namespace) -> None:
@@ -392,7 +400,7 @@ def _soundscapes(options: argparse.Namespace) -> None:
     for soundscape in made:
         write_soundscape(soundscape, options.out)
         n_scenes, n_events = n_scenes + 1, n_events + len(soundscape.scene.soundings)
-    print(f"{n_scenes} scenes with {n_events} events in {options.out}")
+    put(f"{n_scenes} scenes with {n_events} events in {options.out}\n")
 
 
 def _check_hours(hours: float, seed: int) -> None:
@@ -479,10 +487,9 @@ def _score(options: argparse.Namespace) -> None:
         best = best_single_threshold(heard, its_rules, its_events)
         its_rules = {label: at_threshold(rule, best) for label, rule in its_rules.items()}
         scores.append(score(f"{peer.name} at {best:g}", heard, its_rules, its_events))
-    print(score_text(scores), end="")
+    put(score_text(scores))
     if options.json:
-        with _writing():
-            _write_json(score_figures(scores), options.json)
+        _write_json(score_figures(scores), options.json)
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -498,17 +505,19 @@ def _tune(options: argparse.Namespace) -> None:
     events = model.card.events
     tuning = tune(_tracks(options, model), rules_of(model.card), events, budget=options.budget)
     text = tuning_text(tuning)
-    print(text, end="")
-    if options.json:
-        with _writing():
+    try:
+        if options.json:
             _write_json(tuning_figures(tuning), options.json)
-    tuned = write_events(model, with_rules(events, tuning.rules), text, options.out or options.model)
-    print(f"model {tuned.card.name} {tuned.card.version} sha256 {tuned.sha256} in {tuned.path}")
+        tuned = write_events(model, with_rules(events, tuning.rules), text, options.out or options.model)
+    finally:  # last: whoever reads it may have gone; but even if nothing else can be written
+        put(text)
+    put(f"model {tuned.card.name} {tuned.card.version} sha256 {tuned.sha256} in {tuned.path}\n")
 
 
 def _write_json(figures: object, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    with _writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -516,7 +525,7 @@ def _build(options: argparse.Namespace) -> None:
     steps = argparse.Namespace(**vars(options) | {"networks": work, "model": options.out})
     if options.results:
         _rescaling(options.results)  # first of all: what is not there is said before the work
-    with _writing():
+    with _writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
     _train(argparse.Namespace(**vars(options) | {"out": work}))
     if options.results:

@@ -217,19 +217,22 @@ def operators_of(file: Path) -> list[Operator]:
         raise ModelError(f"model file {file}: is no TFLite file, expected the identifier TFL3")
     try:
         model = schema.ModelT.InitFromPackedBuf(content)
-    except (struct.error, TypeError, ValueError) as error:  # what lies where no tensor can be
+        n_graphs, found = len(model.subgraphs), list(_operators(model))
+    except (struct.error, TypeError, ValueError, LookupError, AttributeError) as error:  # lies where nothing can be
         raise ModelError(f"model file {file}: is no whole TFLite file ({error})") from error
-    if len(model.subgraphs) != 1:
-        raise ModelError(f"model file {file}: has {len(model.subgraphs)} graphs, expected 1")
-    found = []
+    if n_graphs != 1:
+        raise ModelError(f"model file {file}: has {n_graphs} graphs, expected 1")
+    return found
+
+
+def _operators(model: schema.ModelT) -> Iterator[Operator]:
     for number, operator in enumerate(model.subgraphs[0].operators):
         code = model.operatorCodes[operator.opcodeIndex]
         kind = max(code.builtinCode, code.deprecatedBuiltinCode)  # the newer field is 0 where the older serves
         name = NAMES.get(kind, str(kind))
         if kind == schema.BuiltinOperator.CUSTOM:
             name = f"CUSTOM {(code.customCode or b'').decode(errors='replace')}"
-        found.append(Operator(number, name, _problem(name, _Seen(model, operator))))
-    return found
+        yield Operator(number, name, _problem(name, _Seen(model, operator)))
 
 
 def _problem(name: str, seen: _Seen) -> str | None:

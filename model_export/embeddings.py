@@ -89,8 +89,8 @@ class EmbeddingCache:
         for number, clip in enumerate(clips, start=1):
             kept = self._folder / f"{_sha256_of(clip.file)}.npy"
             try:
-                embeddings[clip] = np.load(kept)
-            except (OSError, ValueError, EOFError):  # not there yet, or damaged
+                embeddings[clip] = _kept(kept)
+            except (OSError, ValueError):  # not there yet, or damaged
                 rows: list[FloatArray] = _heard(clip.file, self._embedded)
                 embeddings[clip] = np.stack(rows)
                 _keep(kept, embeddings[clip])
@@ -127,6 +127,12 @@ def _sha256_of(file: Path) -> str:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise RecordingError(f"{file}: cannot be opened ({error.strerror})") from error
+
+
+def _kept(kept: Path) -> FloatArray:
+    with kept.open("rb") as file:
+        rows: FloatArray = np.lib.format.read_array(file, allow_pickle=False)
+    return rows
 
 
 def _keep(kept: Path, rows: FloatArray) -> None:

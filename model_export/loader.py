@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import NamedTuple, Self
 
+from agent.stop import end_with
 from agent.values import FloatArray
 from model_export.augment import Draw, Example, WindowDrawer
 from model_export.teachers import Teachers
@@ -52,7 +53,9 @@ class Loader:
         self._pool = None
         if n_processes:
             _HERE[:] = [self]
-            self._pool = ProcessPoolExecutor(n_processes, multiprocessing.get_context("fork"))
+            self._pool = ProcessPoolExecutor(
+                n_processes, multiprocessing.get_context("fork"), initializer=_end_with_parent
+            )
             self._pool.submit(_ready).result()  # the first task forks them all
             _HERE.clear()
 
@@ -87,6 +90,13 @@ class Loader:
 
 
 _HERE: list[Loader] = []  # while processes are forked, and in them
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for it for good, with all the clips in memory."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_with(parent.sentinel)
 
 
 def _ready() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from pydantic import ValidationError
 
-from agent.errors import UsageError
+from agent.errors import ModelError, UsageError
 from agent.model_card import (
     CARD_NAME,
     EventCard,
@@ -24,6 +25,7 @@ from agent.model_card import (
     ModelFolder,
     NetworkCard,
     TensorCard,
+    first_problem,
     load_model_folder,
     sha256_of,
 )
@@ -107,8 +109,18 @@ def describe_classifier(file: Path, said: Metadata) -> None:
 
 
 def network_card(file: Path) -> NetworkCard:
-    """What a TFLite file is, read from the file."""
-    interpreter = Interpreter(model_path=str(file))
+    """What a TFLite file is, read from the file.
+
+    Raises:
+        ModelError: it cannot be read, or is not TFLite.
+    """
+    try:
+        file.stat()
+        interpreter = Interpreter(model_path=str(file))
+    except OSError as error:
+        raise ModelError(f"model file {file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ModelError(f"model file {file}: is no whole TFLite file ({' '.join(str(error).split())})") from error
     return NetworkCard(
         file=file.name,
         sha256=sha256_of(file),
@@ -130,6 +142,8 @@ def write_card(
 ) -> ModelFolder:
     """Write metadata into the TFLite files of the folder and `model.json` for them; load it as the agent does.
 
+    A folder that holds something else stays as it is.
+
     Args:
         folder: with the TFLite files.
         onset_response_s: as `response` measures it.
@@ -137,33 +151,41 @@ def write_card(
         trained_on: the folds of each data set, as `train` recorded them.
 
     Raises:
-        ModelError: a file cannot be read, or is not TFLite.
+        ModelError: a file cannot be read, is not TFLite, or is another network.
     """
     embedding, classifier = folder / "embedding.tflite", folder / "classifier.tflite"
     streaming = folder / STREAMING_NAME
+
+    def card() -> ModelCard:
+        return ModelCard(
+            schema_name="urbansound.model/1",
+            name=NAME,
+            version=VERSION,
+            licence=LICENCE,
+            description=DESCRIPTION,
+            labels=LABELS,
+            background_label=BACKGROUND,
+            groups=GROUPS,
+            front_end=FRONT_END,
+            embedding=network_card(embedding),
+            streaming=streaming_card(embedding, streaming),
+            classifier=network_card(classifier),
+            events=EventCard(
+                onset_response_s=onset_response_s,
+                offset_response_s=offset_response_s,
+                default=DEFAULT_NUMBERS,
+                classes=CLASS_NUMBERS,
+            ),
+            trained_on={dataset: tuple(folds) for dataset, folds in trained_on.items()},
+        )
+
+    try:
+        network_card(streaming)
+        card()
+    except ValidationError as error:
+        raise ModelError(f"model folder {folder}: {first_problem(error)}") from error
     describe_networks(embedding, streaming, classifier)  # first: the card names the hashes
-    card = ModelCard(
-        schema_name="urbansound.model/1",
-        name=NAME,
-        version=VERSION,
-        licence=LICENCE,
-        description=DESCRIPTION,
-        labels=LABELS,
-        background_label=BACKGROUND,
-        groups=GROUPS,
-        front_end=FRONT_END,
-        embedding=network_card(embedding),
-        streaming=streaming_card(embedding, streaming),
-        classifier=network_card(classifier),
-        events=EventCard(
-            onset_response_s=onset_response_s,
-            offset_response_s=offset_response_s,
-            default=DEFAULT_NUMBERS,
-            classes=CLASS_NUMBERS,
-        ),
-        trained_on={dataset: tuple(folds) for dataset, folds in trained_on.items()},
-    )
-    return write_model_json(folder, card)
+    return write_model_json(folder, card())
 
 
 def write_model_json(folder: Path, card: ModelCard) -> ModelFolder:

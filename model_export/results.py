@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from agent.errors import UsageError
 from agent.values import FloatArray
 from model_export.clips import Clip
+from model_export.files import whole
 
 PREDICTIONS_NAME, ESC10_NAME, WINDOWS_NAME = "predictions.csv", "esc10.csv", "windows.npz"
 FILES = {"us8k": PREDICTIONS_NAME, "esc10": ESC10_NAME}  # by data set
@@ -122,7 +123,8 @@ def mean_by_clip(
 def write_predictions(runs: Sequence[FoldPredictions], file: Path) -> None:
     """Write a line for each fold, system, seed and clip; all runs are about the same labels."""
     labels = runs[0].labels if runs else ()
-    with file.open("w", newline="", encoding="utf-8") as lines:
+    # Else the half of a table that a full disk leaves would be read as one of fewer clips.
+    with whole(file) as partial, partial.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines)
         writer.writerow([*COLUMNS, *labels])
         for run in runs:

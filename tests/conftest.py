@@ -33,6 +33,7 @@ pytest_plugins = [
     "tests.broker",
     "tests.commands",
     "tests.delegate",
+    "tests.shipped",
     "tests.software_gpu",
     "tests.sound_server",
     "tests.street",

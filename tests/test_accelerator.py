@@ -28,17 +28,12 @@ from agent.accelerator import (
 from agent.bench import street
 from agent.inference import Classifier
 from agent.litert import CPU, Device
-from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
+from agent.model_card import ModelFolder
 from agent.wavfile import write_recording
 from tests.commands import CommandFactory
 
 VULKAN_DRIVER = "usr/share/vulkan/icd.d/some_icd.json"
 GPU_NODE = "dev/dri/renderD128"
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelFolder:
-    return load_model_folder(DEFAULT_MODEL)
 
 
 @pytest.fixture

@@ -17,11 +17,6 @@ from agent.model_card import DEFAULT_MODEL
 from agent.values import AudioBlock
 
 
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(Config())
-
-
 def test_every_class_that_is_told_has_a_rule(judge: Judge) -> None:
     """What the street always sounds like is no event, nor is a class that the model is not good enough to tell."""
     assert judge.model.card.background_label == "background"

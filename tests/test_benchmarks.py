@@ -8,8 +8,8 @@ import pytest
 from agent.accelerator import golden_windows
 from agent.config import InferenceConfig
 from agent.inference import Classifier
-from agent.model_card import DEFAULT_MODEL, ModelFolder, TensorCard, load_model_folder
-from benchmarks.__main__ import peer_table
+from agent.model_card import ModelFolder, TensorCard
+from benchmarks.__main__ import main, peer_table
 from benchmarks.large import FILTERS, FRONT_END, write_large_model
 from benchmarks.limit import multiplications
 from benchmarks.live import listen, live_table
@@ -28,9 +28,8 @@ def test_multiplications_of_dense_layers_are_counted(tmp_path: Path) -> None:
     assert multiplications(tmp_path / "mlp.tflite") == 24 * 32 + 32 * 5
 
 
-def test_multiplications_of_convolutions_are_counted() -> None:
+def test_multiplications_of_convolutions_are_counted(model: ModelFolder) -> None:
     """Of the default model's windows, each is some six times what eight new frames need."""
-    model = load_model_folder(DEFAULT_MODEL)
     assert model.streaming_file is not None
     assert model.card.streaming is not None
     windowed, streaming = multiplications(model.embedding_file), multiplications(model.streaming_file)
@@ -43,6 +42,18 @@ def test_systems_are_compared_with_the_first() -> None:
     lines = list(peer_table([Measured("ours", 2.0, 90.4), Measured("theirs", 500.0, 1500.0)]))
 
     assert lines[2:] == ["| ours | 2.00 | 500.0 | 1.0 | 90 |", "| theirs | 500.00 | 2.0 | 250.0 | 1500 |"]
+
+
+def test_a_file_that_is_not_there_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Not as a traceback after minutes of measuring."""
+    monkeypatch.setattr("benchmarks.__main__.bench", None)
+
+    with pytest.raises(SystemExit, match="2"):
+        main(["--yamnet", str(tmp_path / "yamnet.tflite")])
+
+    assert f"--yamnet {tmp_path}/yamnet.tflite: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

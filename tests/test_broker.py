@@ -332,13 +332,28 @@ def test_an_idle_connection_stays(broker: Broker) -> None:
     connection.close()
 
 
-def test_a_broker_that_hangs_before_it_lets_us_in_is_said_to_hang() -> None:
+def test_a_broker_that_hangs_before_it_lets_us_in_is_said_to_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that takes connections and says nothing is not taken for one that expects TLS."""
+    monkeypatch.setattr("agent.broker.CONNECT_TIMEOUT_S", 1.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        pytest.raises(BrokerError, match="takes the connection and does not answer"),
+        pytest.raises(BrokerError, match="takes the connection and does not answer within 1 s"),
     ):
-        Connection(BrokerOptions(host="127.0.0.1", port=silent.getsockname()[1], keepalive_s=2), "node-07")
+        Connection(BrokerOptions(host="127.0.0.1", port=silent.getsockname()[1]), "node-07")
+
+
+def test_a_broker_may_take_its_time_to_let_us_in(broker: Broker) -> None:
+    """One that a whole city comes back to at once is slow: a short keepalive does not keep us out for good."""
+    broker.freeze()
+    thaw = threading.Timer(2.0, broker.thaw)
+    thaw.start()
+
+    connection = Connection(broker.options(keepalive_s=3), "node-07")
+
+    ticket = connection.publish(Publication(EVENT, b"let in"))
+    assert acknowledged(connection, 1) == [Acknowledgement(ticket, None)]
+    connection.close()
+    thaw.join()
 
 
 def test_a_broker_is_not_blamed_for_our_own_absence(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

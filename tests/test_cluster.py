@@ -30,11 +30,6 @@ LONG_S = 610.3  # six parts
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(Config())
-
-
-@pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("street")
     samples = wail(LONG_S, RATE_HZ, quietest=-3.0)  # events

@@ -48,7 +48,8 @@ def test_a_file_is_read(config_file: Path) -> None:
         """
         [audio]
         device = 2
-        channel = 1
+        channel = 2
+        channels = 2
         [events.classes.siren]
         on = 0.7
         [mqtt]
@@ -57,7 +58,7 @@ def test_a_file_is_read(config_file: Path) -> None:
         """,
     )
 
-    assert (config.audio.device, config.audio.channel, config.audio.ring_s) == (2, 1, 10.0)
+    assert (config.audio.device, config.audio.channel, config.audio.ring_s) == (2, 2, 10.0)
     assert config.events.classes == {"siren": EventNumbers(on=0.7)}
     assert (config.mqtt.host, config.mqtt.effective_port) == ("broker.example", 8883)
 
@@ -111,6 +112,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_known(config_file: Path, tex
         pytest.param("[mqtt]\nprotocol = '4'", "mqtt.protocol = '4': Input should be '5' or '3.1.1'", id="protocol"),
         pytest.param("[mqtt.tls]\ncert_file = 'a'", "mqtt.tls: cert_file and key_file: expected both", id="half"),
         pytest.param("[node]\nid = 'Straße 7'", "node.id = 'Straße 7': String should match", id="identifier"),
+        pytest.param(
+            "[events]\nclasses = 5", "events.classes = 5: Input should be a valid dictionary", id="no classes"
+        ),
         pytest.param("audio = 5", "audio = 5: Input should be a valid dictionary", id="no section"),
     ],
 )
@@ -166,18 +170,21 @@ def test_the_environment_wins_over_the_file(config_file: Path) -> None:
     """`URBANSOUND_SECTION__KEY` changes one key and leaves the file's others."""
     config = load(
         config_file,
-        "[mqtt]\nhost = 'one'\nkeepalive_s = 60\n[audio]\nring_s = 20",
+        "[mqtt]\nhost = 'one'\nprotocol = '3.1.1'\nkeepalive_s = 60\n[audio]\nring_s = 20",
         {
             "URBANSOUND_MQTT__HOST": "two",
+            "URBANSOUND_MQTT__PROTOCOL": "5",
             "URBANSOUND_MQTT__TLS__ENABLED": "true",
             "URBANSOUND_EVENTS__CLASSES__SIREN__ON": "0.7",
             "URBANSOUND_AUDIO__DEVICE": "2",
             "URBANSOUND_HOME": "/not/looked/at",
+            "MQTT__KEEPALIVE_S": "5",
             "PATH": "/bin",
         },
     )
 
     assert (config.mqtt.host, config.mqtt.keepalive_s, config.mqtt.tls.enabled) == ("two", 60, True)
+    assert config.mqtt.protocol == "5"
     assert config.events.classes["siren"].on == 0.7
     assert (config.audio.device, config.audio.ring_s) == (2, 20.0)
 
@@ -224,7 +231,7 @@ def test_a_key_cannot_be_a_value_and_a_section(config_file: Path) -> None:
     assert message == "environment URBANSOUND_MQTT__HOST__NAME: host is a value in the file, expected a section"
 
 
-@pytest.mark.parametrize("host", ["broker.example:1883", "mqtts://broker.example", "node:hunter2@broker.example"])
+@pytest.mark.parametrize("host", ["broker.example:1883", "broker.example/mqtt", "hunter2@broker.example"])
 def test_a_host_is_a_name_or_an_address_alone(config_file: Path, host: str) -> None:
     """With a port or as a URL it would be looked up in vain, for ever; it is not shown, as it may hold a password."""
     assert problem_with(config_file, f"[mqtt]\nhost = '{host}'") == (
@@ -240,6 +247,10 @@ def test_a_password_is_never_shown(config_file: Path, password: str) -> None:
     """Neither the configuration as printed nor a message about it shows the password."""
     assert "hunter2" not in problem_with(config_file, f"[mqtt]\npassword = {password}")
     assert "hunter2" not in problem_with(config_file, "[[mqtt]]\npassword = 'hunter2'")
+    assert "4711" not in problem_with(config_file, "[mqtt]\npassword = 4711")
+    key = problem_with(config_file, "[mqtt.tls]\nkey_file = '''-----BEGIN PRIVATE KEY-----\nhunter2'''")
+    assert key.startswith(f"{config_file}: mqtt.tls.key_file: expected the path of a file")
+    assert "hunter2" not in key
     config = load(config_file, "[mqtt]\npassword = 'hunter2'")
     assert "hunter2" not in repr(config)
     assert "hunter2" not in config.model_dump_json()
@@ -342,7 +353,7 @@ def test_the_reference_states_the_range(name: str) -> None:
 def test_a_table_written_as_toml_is_read_as_it_was() -> None:
     """Whatever stands in its texts and keys; values come before tables, as TOML wants it."""
     table = {
-        "audio": {"device": 'a "mic" \\ \x7f\u00e9', "channel": 2, "ratio": 0.5, "on": True},
+        "audio": {"device": 'a "mic" \\ \x7f\u00e9\U0001f50a', "channel": 2, "ratio": 0.5, "on": True},
         "events": {"default": {"on": 0.5}, "classes": {"dog bark": {"on": 0.6}}},
         "name": "x",
     }

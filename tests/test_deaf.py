@@ -18,21 +18,16 @@ import numpy as np
 import pytest
 
 from agent.app import Judge
-from agent.capture import Microphone
-from agent.config import Config
 from agent.errors import DeviceAwayError, DeviceHungError
-from agent.health import Heartbeat
-from agent.hours import Hours, read_hours
-from agent.outbox import Outbox
+from agent.hours import read_hours
 from agent.portaudio import StreamSettings
-from agent.sensor import Sensor
-from agent.stop import Stop
+from agent.sensor import GIVE_UP_S, SILENT_S
 from agent.values import FloatArray, Prediction, Window
-from tests.broker import DEADLINE_S, HOST, Broker, BrokerFactory, Subscriber, SubscriberFactory, free_port, wait_until
+from tests.broker import DEADLINE_S, Broker, BrokerFactory, Subscriber, SubscriberFactory, wait_until
 from tests.commands import Command, CommandFactory
 from tests.sound_server import SAMPLE_RATE_HZ, SoundServer
 from tests.street import Loudspeaker, Pcm
-from tests.test_sensor import GAP, HEALTH, INFO, Systemd, gaps_on, write_config
+from tests.test_sensor import GAP, HEALTH, INFO, Running, Systemd, gaps_on, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -326,29 +321,16 @@ class PacedStream:
         pass
 
 
-class Running:
-    """A sensor on threads of this process."""
+class Paced(Running):
+    """Such a sensor in real time, with the limits that it has in a street."""
 
     def __init__(self, card: PacedCard, judge: Judge, folder: Path) -> None:
-        config = Config.model_validate(
-            {"mqtt": {"host": HOST, "port": free_port()}, "spool": {"path": str(folder / "spool.sqlite")}}
-        )
-        self.stop = Stop()
-        self.outbox = Outbox(config, judge, environment={}, stop=self.stop)
-        microphone = Microphone(open_stream=card.open, backoff_s=(0.1, 0.5))
-        hours = Hours(folder / "coverage.sqlite")
-        self.sensor = Sensor(microphone, judge, self.outbox, self.stop, hours, ring_s=10.0)
-        self.error: BaseException | None = None
-        self.started_s = time.monotonic()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        super().__init__(card.open, judge, folder, silent_s=SILENT_S, give_up_s=GIVE_UP_S)
 
     def _run(self) -> None:
-        try:
-            self.sensor.run(Heartbeat({}))
-        except BaseException as error:  # noqa: BLE001  given to the test
-            self.error = error
-        self.elapsed_s = time.monotonic() - self.started_s
+        started_s = time.monotonic()
+        super()._run()
+        self.elapsed_s = time.monotonic() - started_s
 
     @property
     def state(self) -> str:
@@ -357,26 +339,11 @@ class Running:
     def wait_for(self, state: str, within_s: float = DEADLINE_S) -> None:
         wait_until(lambda: self.state == state, state, within_s + STUTTER_S)
 
-    def finish(self) -> BaseException | None:
-        self._thread.join(DEADLINE_S + 20.0)
-        assert not self._thread.is_alive()
-        return self.error
-
-    def close(self) -> None:
-        self.stop.set()
-        self._thread.join(DEADLINE_S)
-        self.outbox.spool.close()
-
-
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(Config())
-
 
 def test_a_pulled_plug_is_noticed_at_once_and_all_time_is_in_the_file(judge: Judge, tmp_path: Path) -> None:
     """Unplugged for some seconds: lost, then hearing; heard and lost seconds are the time that has passed."""
     card = PacedCard()
-    with closing(Running(card, judge, tmp_path)) as sensor:
+    with closing(Paced(card, judge, tmp_path)) as sensor:
         sensor.wait_for("hearing")
         card.plugged = False
         sensor.wait_for("lost (device)", NOTICED_S)
@@ -384,7 +351,7 @@ def test_a_pulled_plug_is_noticed_at_once_and_all_time_is_in_the_file(judge: Jud
         sensor.wait_for("hearing", HEARS_AGAIN_S)
         sensor.stop.set()
 
-        assert sensor.finish() is None
+        assert sensor.wait() is None
 
         tallies = read_hours(tmp_path / "coverage.sqlite").values()
         accounted_s = sum(tally.accounted for tally in tallies) / 1e9
@@ -409,13 +376,13 @@ def test_an_analysis_that_hangs_is_noticed_and_left(
 
     monkeypatch.setattr(judge.classifier, "predict_all", predict)
     with ExitStack() as stack:
-        sensor = stack.enter_context(closing(Running(card, judge, tmp_path)))
+        sensor = stack.enter_context(closing(Paced(card, judge, tmp_path)))
         stack.callback(released.set)
         sensor.wait_for("hearing")
         hangs.set()
 
         sensor.wait_for("stalled (analysis)", NOTICED_S)
-        error = sensor.finish()
+        error = sensor.wait()
 
         assert isinstance(error, DeviceHungError)
         assert error.exit_code == 74

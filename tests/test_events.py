@@ -236,6 +236,19 @@ def test_classes_without_a_rule_are_never_told() -> None:
     assert {event.label for event in push_all(detector, segments_of(likelihoods))} == {"siren"}
 
 
+def test_a_class_is_placed_as_if_it_were_alone() -> None:
+    """A class that is summed over a short time does not make one that is summed over a long time forget its onset."""
+    spans_s = {"dog_bark": 0.1, "siren": 5.0}
+    likelihoods = {"dog_bark": timeline((0.0, 160)), "siren": timeline((0.0, 20), (0.9, 80), (0.0, 60))}
+    both = np.concatenate(list(likelihoods.values()), axis=1)
+    together = push_all(detector_of(list(spans_s)), segments_of(both, spans_s=list(spans_s.values())))
+
+    alone = push_all(detector_of(), segments_of(likelihoods["siren"], spans_s=[spans_s["siren"]]))
+
+    assert times_s(alone) != []
+    assert together == alone
+
+
 def test_each_class_has_its_own_rule() -> None:
     """A threshold that is raised for one class leaves the others as they are."""
     detector = EventDetector(
@@ -251,16 +264,19 @@ def test_each_class_has_its_own_rule() -> None:
     assert {event.label for event in push_all(detector, segments_of(both))} == {"dog_bark"}
 
 
-def test_after_a_gap_nothing_is_remembered() -> None:
+@pytest.mark.parametrize("lost", [1, 100_000])
+@pytest.mark.parametrize("quiet_windows", [0, 20])
+def test_after_a_gap_nothing_is_remembered(lost: int, quiet_windows: int) -> None:
     """What was heard before a gap does not place, begin or lengthen an event after it; only the counting goes on."""
-    sound = timeline((0.0, 20), (0.9, 20), (0.0, 20))
+    sound = timeline((0.0, quiet_windows), (0.9, 20), (0.0, 20))
     detector = detector_of()
     before = [*push_all(detector, segments_of(timeline((0.9, 30)))), *detector.flush("gap")]
     detector.reset()
+    first_sample = before[-1].heard_until + lost
 
-    after = push_all(detector, segments_of(sound, first_sample=100_000))
+    after = push_all(detector, segments_of(sound, first_sample=first_sample))
 
-    fresh = push_all(detector_of(), segments_of(sound, first_sample=100_000))
+    fresh = push_all(detector_of(), segments_of(sound, first_sample=first_sample))
     assert [event.state for event in before] == ["start", "end"]
     assert before[-1].end_reason == "gap"
     assert [(event.onset, event.offset) for event in after] == [(event.onset, event.offset) for event in fresh]

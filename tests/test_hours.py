@@ -30,7 +30,8 @@ def hours(path: Path) -> Iterator[Hours]:
 def test_hours_add_up_over_restarts(hours: Hours, path: Path) -> None:
     """What one run heard of an hour, and what the next one heard, are one hour in the file."""
     assert hours.keep(
-        {HOUR: Tally(heard=10, silent=1, clipped=2, lost=3)}, LastHeard(5 * SECOND_NS, "boot", True, None)
+        {HOUR: Tally(heard=10, silent=1, clipped=2, lost=3)},
+        LastHeard(5 * SECOND_NS, "7f3a", True, None, 2 * SECOND_NS),
     )
     assert hours.keep({HOUR: Tally(heard=10), HOUR + 1: Tally(lost=7)}, None)
     hours.close()
@@ -38,7 +39,7 @@ def test_hours_add_up_over_restarts(hours: Hours, path: Path) -> None:
     again = Hours(path)
 
     assert again.known() == {HOUR: Tally(20, 1, 2, 3), HOUR + 1: Tally(lost=7)}
-    assert again.last_heard() == LastHeard(5 * SECOND_NS, "boot", True, None)
+    assert again.last_heard() == LastHeard(5 * SECOND_NS, "7f3a", True, None, 2 * SECOND_NS)
     again.close()
 
 
@@ -102,7 +103,7 @@ def test_a_reader_keeps_the_sensor_from_nothing(hours: Hours, path: Path) -> Non
 def test_a_file_that_cannot_be_written_is_said_once_and_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the disk is out of order the sensor goes on; when it is back, nothing is missing."""
+    """While the disk is out of order the sensor goes on; when it is back, nothing is missing; and so the next time."""
     caplog.set_level(logging.INFO)
     blocked = tmp_path / "state"
     blocked.write_text("a file where the folder should be")
@@ -115,8 +116,13 @@ def test_a_file_that_cannot_be_written_is_said_once_and_waited_for(
     assert hours.keep({HOUR: Tally(heard=4)}, None)
 
     assert hours.known() == {HOUR: Tally(heard=7)}
-    assert [message.partition(" ")[0] for message in caplog.messages] == ["coverage.unkept", "coverage.kept"]
     hours.close()
+    blocked.rename(tmp_path / "away")
+    blocked.write_text("a file where the folder should be")
+    assert not hours.keep({HOUR: Tally(heard=8)}, None)
+
+    said = [message.partition(" ")[0] for message in caplog.messages]
+    assert said == ["coverage.unkept", "coverage.kept", "coverage.unkept"]
 
 
 def test_a_damaged_file_is_set_aside(path: Path) -> None:
@@ -130,6 +136,17 @@ def test_a_damaged_file_is_set_aside(path: Path) -> None:
 
     assert hours.known() == {HOUR: Tally(heard=1)}
     hours.close()
+
+
+def test_what_a_file_that_is_damaged_meanwhile_does_not_take_the_next_one_does(hours: Hours, path: Path) -> None:
+    """The card may spoil the file under the running sensor: what was heard since is in the one that it begins then."""
+    hours.keep({HOUR: Tally(heard=1)}, None)
+    path.write_bytes(b"SQLite format 3\0" + b"x" * (path.stat().st_size - 16))
+
+    assert hours.keep({HOUR + 1: Tally(heard=2)}, LastHeard(7, "boot", True, None))
+
+    assert hours.known()[HOUR + 1] == Tally(heard=2)
+    assert hours.last_heard() == LastHeard(7, "boot", True, None)
 
 
 def test_a_file_that_is_not_there_is_an_error_for_the_reader(path: Path) -> None:
@@ -160,12 +177,26 @@ def test_an_end_of_a_run_that_nobody_can_read_is_none(hours: Hours, path: Path, 
     assert hours.last_heard() is None
 
 
-def test_an_hour_that_a_bad_card_has_changed_is_left_out(hours: Hours, path: Path) -> None:
+@pytest.mark.parametrize("kind", ["heard_ns", "lost_ns"])
+def test_an_hour_that_a_bad_card_has_changed_is_left_out(hours: Hours, path: Path, kind: str) -> None:
     """It says less than nothing; the others are there."""
     hours.keep({HOUR: Tally(heard=10), HOUR + 1: Tally(heard=20)}, None)
     hours.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute("UPDATE hours SET lost_ns = -1 WHERE hour = ?", (HOUR,))
+        database.execute(f"UPDATE hours SET {kind} = -1 WHERE hour = ?", (HOUR,))
+
+    assert read_hours(path) == hours.known() == {HOUR + 1: Tally(heard=20)}
+
+
+@pytest.mark.parametrize("became", [b"\x06\0\x07\x06\x06\x06", b"\x06\0\x06\x06\x06\x07"], ids=["heard", "lost"])
+def test_an_hour_that_is_no_number_any_more_is_left_out(hours: Hours, path: Path, became: bytes) -> None:
+    """A bit in the head of a row makes a fraction of a count: SQLite reads it, though the table has only integers."""
+    large = 1 << 56  # eight bytes each, of which the head says: 6, a whole number; 7 is a fraction
+    hours.keep({HOUR: Tally(large, large, large, large), HOUR + 1: Tally(heard=20)}, None)
+    hours.close()
+    raw = path.read_bytes()
+    assert raw.count(b"\x06\0\x06\x06\x06\x06") == 1
+    path.write_bytes(raw.replace(b"\x06\0\x06\x06\x06\x06", became))
 
     assert read_hours(path) == hours.known() == {HOUR + 1: Tally(heard=20)}
 

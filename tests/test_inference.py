@@ -28,6 +28,7 @@ from agent.inference import (
     dequantize,
     quantize,
 )
+from agent.litert import Device
 from agent.model_card import ModelFolder, TensorCard, load_model_folder
 from agent.values import AudioBlock, FloatArray, Window
 from tests.conftest import REPOSITORY
@@ -39,11 +40,6 @@ YAMNET = REPOSITORY.parent / "shared" / "models" / "yamnet.tflite"
 def folder(tmp_path: Path) -> Path:
     """A copy of the model that comes with the agent, to be broken."""
     return Path(shutil.copytree(model_card.DEFAULT_MODEL, tmp_path / "model"))
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelFolder:
-    return load_model_folder(model_card.DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +268,28 @@ def test_streams_of_one_window_may_come_at_once(model: ModelFolder) -> None:
     predictions = Classifier(model, streaming=True).predict_all(windows)
 
     for window, prediction in zip(windows, predictions, strict=True):
+        assert prediction.embedding.tobytes() == windowed.predict(window).embedding.tobytes()
+
+
+@pytest.mark.parametrize(("streaming", "cpu_streaming"), [(True, None), (True, False), (False, True)])
+def test_when_an_accelerator_goes_no_window_is_lost_and_none_is_spliced(
+    model: ModelFolder, delegate: str, monkeypatch: pytest.MonkeyPatch, streaming: bool, cpu_streaming: bool | None
+) -> None:
+    """In the middle of a stream the CPU takes over: each window has what it has alone, to the last bit."""
+    monkeypatch.setenv("DELEGATE_FOR_TESTS", "right")
+    windows, windowed = stream_of(model, chunks_per_hop=1, seed=4)[:20], Classifier(model)
+    device = Device("delegate", delegate)
+    classifier = Classifier(model, streaming=streaming, device=device, cpu_streaming=cpu_streaming)
+
+    predictions = [classifier.predict(window) for window in windows[:8]]
+    assert classifier.failure is None
+    monkeypatch.setenv("DELEGATE_FOR_TESTS", "1")
+    predictions += [*classifier.predict_all(windows[8:12]), *map(classifier.predict, windows[12:])]
+
+    assert classifier.failure is not None
+    assert "the device has gone" in classifier.failure
+    for window, prediction in zip(windows, predictions, strict=True):
+        assert prediction.first_sample == window.first_sample
         assert prediction.embedding.tobytes() == windowed.predict(window).embedding.tobytes()
 
 

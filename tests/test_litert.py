@@ -14,21 +14,18 @@ from agent.inference import Classifier
 from agent.litert import (
     CPU,
     LITERT_GREETING,
+    STDERR,
     AcceleratorError,
     Device,
     Runner,
     TensorArray,
     _cause,
+    _held_back,
     load,
     operators_taken,
 )
-from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
+from agent.model_card import ModelFolder
 from tests.conftest import REPOSITORY
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelFolder:
-    return load_model_folder(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +169,15 @@ def test_a_closed_standard_error_or_output_is_not_the_models_fault(
     )
 
     assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, said, "")
+
+
+def test_what_litert_says_at_length_neither_hangs_nor_stays_open() -> None:
+    """A driver that says more than a pipe holds loses the rest of it, and is not waited for; no file is left open."""
+    told: list[bytes] = []
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    with _held_back(told.append):
+        os.write(STDERR, b"x" * 1_000_000)
+
+    assert set(told[0]) == {ord("x")}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -27,10 +27,12 @@ class Looked:
     Attributes:
         liveness, health: what was said.
         now_s: seconds since the start.
+        behind: how far the clock is behind.
     """
 
     def __init__(self, folder: Path) -> None:
         self.now_s = 0.0
+        self.behind = timedelta()
         self.liveness: list[LivenessPart] = []
         self.health: list[Mapping[str, object]] = []
         self.counters = Health()
@@ -44,7 +46,7 @@ class Looked:
             say_liveness=self.liveness.append,
             say_health=self.health.append,
             now_s=START_S,
-            now=lambda: NOON + timedelta(seconds=self.now_s),
+            now=lambda: NOON + timedelta(seconds=self.now_s) - self.behind,
         )
 
     def go_on(self, seconds: int, *, state: State = "running", samples: int = RATE_HZ, analysed: bool = True) -> None:
@@ -101,6 +103,18 @@ def test_health_is_said_once_a_minute_and_with_each_change(looked: Looked) -> No
     assert len(looked.health) == n_at_first + 4
     assert looked.health[-1]["changes"] == {"recovering": 1, "hearing": 1, "lost": 1}
     assert (looked.health[-1]["reopened"], looked.health[-1]["overflows"]) == (1, 2)
+
+
+def test_since_when_it_hears_is_put_right_when_the_clock_is_set(looked: Looked) -> None:
+    """A node that was started a month behind does not say for ever that it has been hearing for a month."""
+    looked.behind = timedelta(days=30)
+    looked.go_on(10)
+    wrong = looked.liveness.pop()
+
+    looked.behind = timedelta()
+    looked.go_on(round(2 * HEALTH_S))
+
+    assert looked.liveness[1:] == [wrong.model_copy(update={"since": wrong.since + timedelta(days=30)})]
 
 
 def test_the_seconds_add_up(looked: Looked) -> None:

@@ -78,7 +78,7 @@ def test_the_shipped_model_needs_no_configuration() -> None:
     assert all(rule.off <= rule.on for rule in rules.values())
 
 
-@pytest.mark.parametrize("which", ["embedding", "classifier"])
+@pytest.mark.parametrize("which", ["embedding", "streaming", "classifier"])
 def test_a_changed_byte_is_found(folder: Path, which: str) -> None:
     """One changed byte in a network's file stops the agent, with both hashes."""
     file = getattr(load_model_folder(folder), f"{which}_file")
@@ -241,6 +241,33 @@ def test_a_card_that_contradicts_itself_is_found(
     edit_card(folder, change)
 
     assert expected in problem_with(folder)
+
+
+def test_two_labels_are_enough(folder: Path) -> None:
+    """A model that tells one sound from the rest."""
+
+    def of_two(card: dict[str, Any]) -> None:
+        card.update(labels=["siren", "background"], groups={}, events=EVENTS)
+        card["classifier"]["output"].update(shape=[1, 2])
+
+    edit_card(folder, of_two)
+
+    assert load_model_folder(folder).card.labels == ("siren", "background")
+
+
+def test_an_accelerator_may_have_a_file_of_its_own(folder: Path) -> None:
+    """It gets the form that was compiled for it, the CPU and all others the file as it is; a changed byte is found."""
+    compiled = Path(shutil.copy(load_model_folder(folder).embedding_file, folder / "embedding_edgetpu.tflite"))
+    names = {"file": compiled.name, "sha256": sha256_of(compiled)}
+    edit_card(folder, lambda card: card.update(compiled={"edgetpu": {"embedding": names}}))
+
+    model = load_model_folder(folder)
+
+    assert model.file_for("edgetpu", streaming=False) == compiled
+    assert model.file_for("edgetpu", streaming=True) == model.streaming_file
+    assert model.file_for("cpu", streaming=False) == model.file_for("npu", streaming=False) == model.embedding_file
+    compiled.write_bytes(b"another")
+    assert problem_with(folder).startswith(f"model file {compiled}: sha256 is ")
 
 
 def test_a_model_may_be_an_embedding_alone(folder: Path) -> None:

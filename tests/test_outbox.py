@@ -26,11 +26,6 @@ STATUS = "urbansound/node-07/status"
 INFO = "urbansound/node-07/info"
 
 
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(Config())
-
-
 def config_for(broker: Broker, folder: Path, **sections: Any) -> Config:  # noqa: ANN401  any section of the file
     return Config.model_validate(
         {
@@ -136,6 +131,9 @@ def test_a_node_says_what_it_is_and_when_it_is_there(
         (status,) = watching.wait_for(1, STATUS)
         info = json.loads(watching.wait_for(1, INFO)[-1])
         wait_until(lambda: b"sample_rate_hz" in watching.payloads(INFO)[-1], "the rate, once it is known")
+        later = subscribe(broker.options())
+        assert later.wait_for(1, STATUS)[0] == b"online"
+        assert later.wait_for(1, INFO)[0] == watching.payloads(INFO)[-1]
 
     assert status == b"online"
     assert set(info["labels"]) == set(judge.rules)
@@ -434,6 +432,64 @@ def test_what_is_too_old_when_the_broker_comes_back_is_dropped_and_counted(
 
     assert seqs == [5, 6, 7, 8]
     assert outbox.spool.discarded["event"] == 4
+
+
+def test_by_a_clock_that_is_not_set_nothing_is_too_old(
+    make_broker: BrokerFactory, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path, clocks: Clocks
+) -> None:
+    """A machine that starts a year ahead, or in 1970, throws nothing away and makes up no time of waiting."""
+    broker = make_broker()
+    config = config_for(broker, tmp_path)
+    clocks.synced = True
+    crashed = Outbox(config, judge, environment={}, stop=Stop(), clock=clocks.clock())
+    crashed.spool.note_boot(clocks.boot, crashed.clock.reckon().utc_zero_s)
+    tell_of(crashed, clocks, "start", "end")
+    crashed.spool.close()
+    clocks.reboot()
+    clocks.pass_by(365 * 86_400.0)
+    clocks.synced = False
+
+    subscriber = subscribe(broker.start().options())
+    with Outbox(config, judge, environment={}, stop=Stop(), clock=clocks.clock()) as outbox:
+        start, end = (json.loads(payload) for payload in subscriber.wait_for(2, TOPIC))
+
+    assert outbox.spool.dropped == 0
+    assert "queued_s" not in start
+    assert "queued_s" not in end
+
+
+@pytest.mark.parametrize(("order", "seqs"), [("oldest", [1, 2, 3, 4]), ("live", [3, 4, 1, 2])])
+def test_what_goes_first_is_as_configured(
+    broker: Broker,
+    subscribe: SubscriberFactory,
+    judge: Judge,
+    tmp_path: Path,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    order: str,
+    seqs: list[int],
+) -> None:
+    """`spool.order`: what is told once the broker is there follows what has waited, or overtakes it."""
+    announcement = Outbox._announcement
+
+    def once_connected(outbox: Outbox) -> Any:  # noqa: ANN401
+        if outbox.spool.last_seq == 2:
+            tell(event("start", id=2))
+            tell(event("start", id=3))
+        return announcement(outbox)
+
+    monkeypatch.setattr(Outbox, "_announcement", once_connected)
+    subscriber = subscribe(broker.options())
+    config = config_for(broker, tmp_path, spool={"path": str(tmp_path / "spool.sqlite"), "order": order})
+    outbox = Outbox(config, judge, environment={}, stop=Stop())
+    tell = outbox.teller(RATE_HZ, recording_timeline(START, RATE_HZ))
+    tell(event("start", id=0))
+    tell(event("start", id=1))
+
+    with outbox:
+        told = [json.loads(payload)["seq"] for payload in subscriber.wait_for(4, TOPIC)]
+
+    assert told == seqs
 
 
 def test_an_update_is_no_reason_to_sync(judge: Judge, tmp_path: Path) -> None:

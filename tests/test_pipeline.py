@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from agent import model_card
 from agent.aggregation import Aggregator
 from agent.errors import AgentError, RecordingError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
-from agent.model_card import EventNumbers, ModelFolder, event_rules, load_model_folder
+from agent.model_card import EventNumbers, ModelFolder, event_rules
 from agent.pipeline import predictions, run, run_judged
 from agent.values import AudioBlock, EndReason, EventRule, FloatArray, Prediction, SoundEvent, Window
 from tests.test_frontend import NUMBERS
@@ -312,11 +311,6 @@ def test_recordings_can_be_classified_one_after_the_other() -> None:
     )
 
     assert first == second
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelFolder:
-    return load_model_folder(model_card.DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")

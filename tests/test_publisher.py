@@ -481,21 +481,29 @@ def test_a_stop_does_not_wait_for_a_broker_that_never_answers(spool: Spool, publ
         client.close()
 
 
+@pytest.mark.parametrize("waiting", [10, 0])
 def test_a_stop_asks_an_absent_broker_once_more(
     spool: Spool,
     make_broker: BrokerFactory,
     subscribe: SubscriberFactory,
     publish: PublisherFactory,
     caplog: pytest.LogCaptureFixture,
+    *,
+    waiting: int,
 ) -> None:
-    """Even in the middle of a long wait, stopping tries at once whether the broker has come back."""
+    """Even in the middle of a long wait, stopping tries at once whether the broker has come back.
+
+    Be it only to say `offline`: a broker that was killed, and keeps what is retained, says `online` of us.
+    """
     broker = make_broker()
     publisher = publish(broker.options(), retry_min_s=30.0, retry_max_s=60.0)
-    fill(spool, 10)
+    fill(spool, waiting)
     wait_until(lambda: "mqtt.away" in caplog.text, "the first attempt to fail")
     broker.start()
 
     assert publisher.stop(drain_s=DEADLINE_S) is True
+
+    assert subscribe(broker.options()).wait_for(1, STATUS) == [b"offline"]
 
 
 KILLED = """

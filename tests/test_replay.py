@@ -19,11 +19,6 @@ from tests.street import Sound
 RATE_HZ = 16_000
 
 
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(Config())
-
-
 def events_of(file: Path, judge: Judge, *, block_samples: int | None = None, stop: Stop | None = None) -> list[str]:
     """Everything that is told about a recording, as text: equal texts are equal to the last bit."""
     events: list[SoundEvent] = []

@@ -46,6 +46,7 @@ def test_a_late_reader_loses_the_oldest_and_is_told() -> None:
     read(ring, max_samples=10)
     for first in range(60, 360, 60):
         ring.write(ramp(first, 60))
+    assert (ring.overwritten, ring.lost, ring.waiting) == (250, 250, 100)
 
     block = read(ring)
 

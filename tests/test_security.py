@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import traceback
 from collections.abc import Iterator
@@ -45,11 +46,6 @@ SECRET = "hunter2-correct-horse"
 NODE, OTHER = "urbansound/node-07", "urbansound/node-08"
 
 
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(Config())
-
-
 # Who may publish, who may read: the broker of config/mosquitto
 
 
@@ -74,13 +70,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Guarded(Broker):
     """mosquitto with the project's own configuration; only its folder and its port are the test's."""
 
-    def __init__(self, folder: Path, authority: Path) -> None:
+    def __init__(self, folder: Path, authority: Path, host: str = HOST) -> None:
         super().__init__(folder)
+        self.host = host
         for name in ("ca.crt", "ca.crl", "broker.crt", "broker.key"):
             shutil.copy(authority / name, folder)
         shutil.copy(MOSQUITTO / "acl", folder)
         text = (MOSQUITTO / "urbansound.conf").read_text(encoding="utf-8")
-        text = text.replace(INSTALLED, str(folder)).replace("listener 8883", f"listener {self.port} {HOST}")
+        text = text.replace(INSTALLED, str(folder)).replace("listener 8883", f"listener {self.port} {host}")
         (folder / "mosquitto.conf").write_text(f"user root\nlog_dest stderr\n{text}", encoding="utf-8")
 
 
@@ -97,7 +94,7 @@ def config_of(broker: Broker, authority: Path, folder: Path, *, node: str, certi
         {
             "node": {"id": node},
             "mqtt": {
-                "host": HOST,
+                "host": broker.host,
                 "port": broker.port,
                 "tls": {
                     "enabled": True,
@@ -193,7 +190,7 @@ def test_nobody_else_is_let_in(
     """Without a certificate, with that of another authority, without TLS, or revoked, there is no connection."""
     own = tmp_path / "authority"
     shutil.copytree(authority, own)
-    config = config_of(guarded, own, tmp_path, node="node-07", certificate_of="node-07")
+    config = config_of(guarded, authority, tmp_path, node="node-07", certificate_of="node-07")
     tls: dict[str, Any] = config.mqtt.tls.model_dump()
     if who == "nobody":
         tls |= {"cert_file": None, "key_file": None}
@@ -212,6 +209,41 @@ def test_nobody_else_is_let_in(
 
     friend = config_of(guarded, own, tmp_path, node="node-08", certificate_of="node-08")
     Connection(broker_options(friend.mqtt, {}), "node-08").close()
+
+
+def test_who_takes_the_place_of_a_stolen_node_has_its_name(authority: Path, tmp_path: Path) -> None:
+    """Once the certificate of a node is revoked, the broker takes another one for the same node."""
+    own = tmp_path / "authority"
+    shutil.copytree(authority, own)
+    certificate(own, "revoke", "node-07")
+    certificate(own, "node", "node-07")
+    broker = Guarded(tmp_path / "guarded", own)
+    config = config_of(broker, own, tmp_path, node="node-07", certificate_of="node-07")
+    with contextlib.ExitStack() as stack:
+        stack.callback(broker.stop)
+        broker.start()
+
+        Connection(broker_options(config.mqtt, {}), "node-07").close()
+
+
+def test_a_broker_may_be_named_by_its_ipv6_address(authority: Path, tmp_path: Path) -> None:
+    """A node that is given the address of the broker's certificate connects to it."""
+    own = tmp_path / "authority"
+    shutil.copytree(authority, own)
+    for old in own.glob("broker.*"):
+        old.unlink()
+    certificate(own, "broker", "::1")
+    broker = Guarded(tmp_path / "guarded", own, host="::1")
+    config = config_of(broker, own, tmp_path, node="node-07", certificate_of="node-07")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(socket.create_server(("::1", 0), family=socket.AF_INET6))
+        except OSError:
+            pytest.skip("no IPv6 on this machine")
+        stack.callback(broker.stop)
+        broker.start()
+
+        Connection(broker_options(config.mqtt, {}), "node-07").close()
 
 
 def test_the_keys_of_the_authority_are_for_its_owner(authority: Path) -> None:

@@ -26,7 +26,7 @@ from agent.errors import AgentError, DatabaseError, DeviceAwayError, DeviceHungE
 from agent.health import Heartbeat
 from agent.hours import Hours
 from agent.outbox import Outbox
-from agent.portaudio import StreamSettings
+from agent.portaudio import OpenStream, StreamSettings
 from agent.sensor import Sensor
 from agent.stop import Stop
 from agent.values import FloatArray, Prediction, Window
@@ -503,17 +503,12 @@ class CardStream:
         self.card.n_closed += 1
 
 
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(Config())
-
-
 class Running:
     """A sensor on threads of this process, and its outbox."""
 
     def __init__(
         self,
-        card: Card,
+        open_stream: OpenStream,
         judge: Judge,
         folder: Path,
         *,
@@ -526,7 +521,7 @@ class Running:
         config = Config.model_validate({"mqtt": mqtt, "spool": {"path": str(folder / "spool.sqlite")}})
         self.stop = Stop()
         self.outbox = Outbox(config, judge, environment={}, stop=self.stop)
-        microphone = Microphone(open_stream=card.open, backoff_s=(0.01, 0.01), close_deadline_s=close_deadline_s)
+        microphone = Microphone(open_stream=open_stream, backoff_s=(0.01, 0.01), close_deadline_s=close_deadline_s)
         hours = Hours(folder / "coverage.sqlite")
         self.sensor = Sensor(
             microphone, judge, self.outbox, self.stop, hours, ring_s=60.0, silent_s=silent_s, give_up_s=give_up_s
@@ -566,7 +561,7 @@ def run_sensor(judge: Judge, tmp_path: Path) -> Iterator[Callable[..., Running]]
     running: list[Running] = []
 
     def start(card: Card, **how: Any) -> Running:  # noqa: ANN401  what Running takes
-        running.append(Running(card, judge, tmp_path, **how))
+        running.append(Running(card.open, judge, tmp_path, **how))
         return running[-1]
 
     yield start
@@ -756,7 +751,7 @@ def test_an_accelerator_that_fails_cuts_nothing(
     """It goes in the middle of a siren: that stays one event, and `info` and the status say what happened."""
     subscriber = subscribe(broker.options())
     card = Card(np.tile(howl, 2))
-    sensor = Running(card, failing_judge, tmp_path, mqtt={"host": HOST, "port": broker.port}, silent_s=0.3)
+    sensor = Running(card.open, failing_judge, tmp_path, mqtt={"host": HOST, "port": broker.port}, silent_s=0.3)
     try:
         start, end = (json.loads(payload) for payload in subscriber.wait_for(2, "urbansound/node/street/event"))
         wait_until(

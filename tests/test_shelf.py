@@ -55,6 +55,7 @@ def test_what_is_written_is_there_after_a_restart(path: Path, shelf: Shelf) -> N
     assert again.read(10, after=0, newest=7, but_not_to=(TOPIC,)) == []
     assert again.ranks([1, 2, 3]) == {2: KINDS.index("gap")}
     assert [(event.event_id, event.payload) for event in again.open_events()] == [("bark", b"said 2")]
+    assert shelf.open_ids == again.open_ids == {"bark"}
     assert (again.seq, again.boots, again.dropped) == (7, {"this boot": 12.5}, NOTHING_DROPPED | {"level": 3})
     assert len(again) == 1
     again.close()
@@ -125,6 +126,19 @@ def test_numbers_that_cannot_be_are_damage(shelf: Shelf) -> None:
 
     with pytest.raises(DatabaseCorruptError, match="is damaged \\(a page is not in order\\)"):
         shelf.read(10, after=0, newest=8, but_not_to=())
+
+
+def test_numbers_go_on_though_their_count_was_lost(path: Path, shelf: Shelf) -> None:
+    """Where a damaged file has given its messages and not its counters, no number comes twice."""
+    put(shelf, message(3), message(4))
+    with shelf._database.transaction():
+        shelf._database.change("DELETE FROM counters")
+    shelf.close()
+
+    again = Shelf(path, max_messages=10, max_bytes=10_000)
+
+    assert again.seq == 4
+    again.close()
 
 
 def test_messages_that_have_vanished_are_damage_and_no_endless_search(shelf: Shelf) -> None:

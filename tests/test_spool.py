@@ -123,6 +123,20 @@ def test_a_message_that_cannot_be_made_leaves_no_trace(spool: Spool) -> None:
     assert waiting(spool) == [1, 2]
 
 
+def test_the_oldest_are_asked_for_in_parts(path: Path) -> None:
+    """So many, from one number on, up to another: of what is on disk, of what is in memory, and of both."""
+    with Spool(path, max_messages=1000) as spool:
+        for kind in ("event", "event", "event", "level", "level", "level"):
+            spool.append(TOPIC, numbered, kind=kind)
+        assert spool.unsaved == 3
+
+        assert [one.seq for one in spool.oldest(2)] == [1, 2]
+        assert [one.seq for one in spool.oldest(5)] == [1, 2, 3, 4, 5]
+        assert [one.seq for one in spool.oldest(10, until=2)] == [1, 2]
+        assert [one.seq for one in spool.oldest(10, after=1, until=5)] == [2, 3, 4, 5]
+        assert [one.seq for one in spool.oldest(2, after=2)] == [3, 4]
+
+
 def test_a_full_spool_drops_the_oldest_and_counts_them(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Bounded: beyond the limit the oldest make room, the loss is counted over restarts, and the log says so."""
     with Spool(path, max_messages=100) as spool:
@@ -373,7 +387,7 @@ def test_a_kill_while_the_disk_is_full_costs_what_was_in_memory_alone(path: Path
 STARTS_WITH_A_FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from agent.spool import Spool
+from agent.spool import RETRY_S, Spool
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
@@ -383,8 +397,10 @@ for _ in range(3):
     spool.append("topic", lambda seq: b"message %d" % seq)
 print([message.seq for message in spool.oldest(10)], spool.unsaved, spool.trouble is not None, flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+spool._tried_s = -RETRY_S
+spool.save()
+print(spool.unsaved, spool.append("topic", lambda seq: b"message %d" % seq), flush=True)
 spool.close()
-print(spool.unsaved, flush=True)
 """
 
 
@@ -392,7 +408,8 @@ print(spool.unsaved, flush=True)
 def test_a_disk_that_is_full_from_the_start_is_waited_for(path: Path, before: str) -> None:
     """The very first start, or one with a file that must be made anew, on a full disk: the agent begins in memory.
 
-    Its numbers are higher than any in the file that it cannot read: what waits there is not overwritten.
+    Its numbers are higher than any in the file that it cannot read: what waits there is not overwritten. They go on
+    from there once the file can be written.
     """
     n_before = 0
     if before == "rubbish":
@@ -410,15 +427,27 @@ def test_a_disk_that_is_full_from_the_start_is_waited_for(path: Path, before: st
         check=True,
     )
 
-    numbers, unsaved = child.stdout.splitlines()
-    assert unsaved == "0"
+    numbers, later = child.stdout.splitlines()
     first = json.loads(numbers.split("]")[0] + "]")[0]
     assert first > 100 * datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     assert numbers == f"[{first}, {first + 1}, {first + 2}] 3 True"
+    assert later == f"0 {first + 3}"
     with Spool(path, max_messages=1000) as spool:
         kept = {message.seq: message.payload for message in spool.oldest(10)}
-    expected = {seq: b"message %d" % seq for seq in range(first, first + 3)}
+    expected = {seq: b"message %d" % seq for seq in range(first, first + 4)}
     assert kept == dict.fromkeys(range(1, n_before + 1), b"before") | expected
+
+
+def test_a_clock_that_is_not_set_makes_no_number_that_may_have_been_given(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that starts in 1970 on a disk that takes nothing still counts on from above what the file may hold."""
+    monkeypatch.setattr("agent.spool.utc_now", lambda: datetime(1970, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr("agent.spool.Shelf", unwritable)
+
+    seq = Spool(path, max_messages=1000).append(TOPIC, numbered)
+
+    assert seq > 100 * datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 
 def test_memory_has_its_bound_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,6 +577,23 @@ def test_an_event_costs_one_sync_and_nothing_else_any(path: Path) -> None:
     )
 
     assert syncs_between_marks(script, path) == [10, 0]
+
+
+def test_an_event_that_waited_for_the_disk_is_synced_whatever_brings_it_there(path: Path) -> None:
+    """Once there is room again, an update and a message that is forgotten bring it along: a power cut costs nothing."""
+    script = (
+        "import sys; from pathlib import Path; from agent.database import Database; from agent.spool import *\n"
+        "from tests.test_spool import numbered, unwritable\n"
+        "spool = Spool(Path(sys.argv[1]), max_messages=1000); room = Database.transaction\n"
+        "for bring in (lambda: spool.append('t', numbered, kind='update'), lambda: spool.forget([1])):\n"
+        "    spool.append('t', numbered); Database.transaction = unwritable; spool.append('t', numbered)\n"
+        "    Database.transaction = room; spool._tried_s = -RETRY_S\n"
+        "    print('mark', flush=True)\n"
+        "    bring()\n"
+        "    print('mark', flush=True); assert spool.unsaved == 0\n"
+    )
+
+    assert syncs_between_marks(script, path) == [1, 1, 1]  # the one between is the first event of the second round
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -31,11 +31,6 @@ Told = tuple[int, int, bytes]
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge(Config())
-
-
-@pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings of all kinds: long, short, spoilt, cut off, coded with their past, and none at all."""
     folder = tmp_path_factory.mktemp("street")

@@ -5,7 +5,8 @@
 # Usage: certificates.sh DIR authority          ca.crt, ca.key, ca.crl
 #        certificates.sh DIR broker HOST        broker.crt, broker.key, for the name or the address HOST
 #        certificates.sh DIR node NAME          NAME.crt, NAME.key; NAME is the node's node.id, or fleet
-#        certificates.sh DIR revoke NAME        that certificate is worth nothing any more: copy ca.crl to the broker
+#        certificates.sh DIR revoke NAME        that certificate is worth nothing any more: copy ca.crl to the broker.
+#                                              Another one may be made for the name
 set -eu
 umask 077
 
@@ -13,7 +14,7 @@ umask 077
 DAYS=3650
 
 usage() {
-    sed -n 's/^# \{0,1\}//; /^Usage/,/revoke/p' "$0" >&2
+    sed -n 's/^# \{0,1\}//; /^Usage/,/Another/p' "$0" >&2
     exit 2
 }
 [ $# -ge 2 ] || usage
@@ -81,6 +82,7 @@ authority)
 broker)
     [ $# -eq 3 ] || usage
     case $3 in
+    *:*) kind=IP ;;
     *[!0-9.]*) kind=DNS ;;
     *) kind=IP ;;
     esac
@@ -98,6 +100,7 @@ revoke)
     [ $# -eq 3 ] || usage
     quietly openssl ca -batch -config openssl.cnf -revoke "$3.crt"
     revocations
+    rm -f "$3.crt" "$3.key" # whoever takes its place has its name
     ;;
 *) usage ;;
 esac

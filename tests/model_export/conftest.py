@@ -2,7 +2,10 @@
 
 import csv
 import dataclasses
+import resource
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import soundfile
 
 from demo.scene import SAMPLE_RATE_HZ, SOUNDS, Sounding, render
+from model_export.clips import Clip, esc10, esc10_as_published, urbansound8k
 from model_export.train import Recipe
 
 LABELS = ("siren", "jackhammer", "dog_bark")
@@ -50,6 +54,39 @@ def _write_csv(file: Path, rows: list[dict[str, object]]) -> None:
         writer = csv.DictWriter(lines, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def clips(data_sets: tuple[Path, Path]) -> list[Clip]:
+    """Those that the default recipe learns from."""
+    return urbansound8k(data_sets[0]) + esc10(data_sets[1])
+
+
+@pytest.fixture(scope="module")
+def ten_classes(data_sets: tuple[Path, Path]) -> list[Clip]:
+    """ESC-10's, each under its own name."""
+    return esc10_as_published(data_sets[1])
+
+
+@pytest.fixture
+def data(clips: list[Clip], ten_classes: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    return clips, ten_classes
+
+
+@pytest.fixture
+def full_disk() -> Callable[[], AbstractContextManager[None]]:
+    """While it lasts, a file takes a hundred bytes and no more."""
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
 
 
 @pytest.fixture(scope="session")

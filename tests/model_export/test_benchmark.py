@@ -11,7 +11,7 @@ import pytest
 from agent.errors import UsageError
 from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
 from model_export.benchmark import Trial, benchmark, trial_of
-from model_export.clips import Clip, esc10, esc10_as_published, urbansound8k
+from model_export.clips import Clip
 from model_export.published import PublishedNetwork
 from tests.commands import Caller
 
@@ -29,21 +29,6 @@ def model_that_heard(folder: Path, trained_on: dict[str, list[int]] | None) -> M
 def model(tmp_path: Path) -> ModelFolder:
     """It has heard fold 1 of both data sets."""
     return model_that_heard(tmp_path / "model", {"us8k": [1], "esc10": [1]})
-
-
-@pytest.fixture(scope="module")
-def clips(data_sets: tuple[Path, Path]) -> list[Clip]:
-    return urbansound8k(data_sets[0]) + esc10(data_sets[1])
-
-
-@pytest.fixture(scope="module")
-def ten_classes(data_sets: tuple[Path, Path]) -> list[Clip]:
-    return esc10_as_published(data_sets[1])
-
-
-@pytest.fixture
-def data(clips: list[Clip], ten_classes: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    return clips, ten_classes
 
 
 def names(clips: Sequence[Clip]) -> set[str]:

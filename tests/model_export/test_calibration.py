@@ -1,9 +1,12 @@
 """Whether a likelihood can be read as how often it is right, and what makes it so: numbers that can be checked."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import optimize, special
 
 from agent.errors import UsageError
 from model_export.calibration import (
@@ -40,14 +43,15 @@ def test_a_perfectly_calibrated_system_has_no_calibration_error() -> None:
 
 
 def test_an_overconfident_system_has_the_error_by_which_it_is_overconfident() -> None:
-    """Half of the clips with likelihood 0.9 are right: 0.4 too sure."""
-    rows = [("a", "siren", "siren", 0.9), ("b", "siren", "drilling", 0.9)]
+    """Two of four clips with likelihood 0.9 and the one with 0.6 are right: 0.4 too sure, and too modest by as much."""
+    rows = [(name, "siren", "siren" if name in "ab" else "drilling", 0.9) for name in "abcd"]
+    rows.append(("e", "siren", "siren", 0.6))
 
     calibration = calibration_of_rows(rows)
 
     assert calibration.error == pytest.approx(0.4)
-    assert calibration.likelihood == pytest.approx(0.9)
-    assert calibration.right == 0.5
+    assert calibration.likelihood == pytest.approx(0.84)
+    assert calibration.right == pytest.approx(0.6)
 
 
 def test_the_error_of_a_label_is_about_its_own_likelihood() -> None:
@@ -78,6 +82,21 @@ def test_softmax_that_is_too_sure_gets_its_temperature() -> None:
     np.testing.assert_allclose(rescaling.scale, 1 / 3, rtol=0.1)
     assert set(rescaling.scale) == {rescaling.scale[0]}
     assert set(rescaling.bias) == {0.0}
+
+
+def test_few_recordings_are_outweighed_by_those_that_speak_for_leaving_it() -> None:
+    """The scale that makes 20 clips the most likely, with ten others of a normal prior against any change."""
+    fold = windows_of("softmax", n_clips=20, too_sure=5.0)
+    first_windows = fold.sums[::2].astype(np.float64)  # the second of each clip is the same
+
+    def cost(logarithm: float) -> float:
+        likelihoods = special.softmax(first_windows * np.exp(logarithm), axis=1)
+        return float(-np.log(likelihoods[np.arange(20), fold.run.targets]).mean() + 10 / 20 * logarithm**2 / 2)
+
+    best = np.exp(optimize.minimize_scalar(cost, bounds=(-3.0, 3.0), method="bounded").x)
+
+    assert fit([fold]).scale[0] == pytest.approx(best, rel=1e-3)
+    assert best > 0.3  # of one that is not outweighed, 0.2
 
 
 def test_each_sigmoid_gets_its_own_scale_and_bias() -> None:
@@ -133,6 +152,17 @@ def test_what_was_fitted_is_kept_beside_the_networks(tmp_path: Path) -> None:
     rescaling.write(tmp_path)
 
     assert read_rescaling(tmp_path) == rescaling
+
+
+def test_half_a_calibration_is_none(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
+    """What was fitted before stays."""
+    before = fit([windows_of("sigmoid")])
+    before.write(tmp_path)
+
+    with full_disk(), pytest.raises(OSError, match="large"):
+        fit([windows_of("softmax")]).write(tmp_path)
+
+    assert read_rescaling(tmp_path) == before
 
 
 def test_networks_without_calibration_are_left_alone(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import argparse
 import functools
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,13 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.errors import OutputError
 from agent.model_card import DEFAULT_MODEL, load_model_folder
 from model_export import cli
 from model_export import soundscapes as soundscapes_module
 from model_export import tune as tune_module
 from model_export.clips import LABELS, Clip
+from model_export.files import whole
 from model_export.results import write_predictions, write_windows
 from model_export.soundscapes import Street
+from tests.conftest import REPOSITORY
 from tests.model_export.conftest import SMALL_RECIPE
 from tests.model_export.predicted import predicted, windows_of
 from tests.test_inference import YAMNET
@@ -35,6 +40,78 @@ def results(tmp_path: Path) -> Path:
     folder.mkdir()
     write_predictions(runs, folder / "predictions.csv")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "said"),
+    [
+        ("classifier.tflite >&-", 74, "standard output: cannot be written (Bad file descriptor)"),
+        ("classifier.tflite > /dev/full", 74, "standard output: cannot be written (No space left on device)"),
+        ("missing.tflite 2>&-", 78, ""),
+    ],
+)
+def test_what_nobody_can_read_is_not_lost_in_silence(asked: str, code: int, said: str) -> None:
+    """Nor does it end as if an operator would not map; where errors cannot be read, they are not among the results."""
+    command = f"{sys.executable} -m model_export.cli edgetpu-check {DEFAULT_MODEL}/{asked}"
+
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "urbansound-model:" not in done.stdout
+
+
+def test_one_thread_multiplies_however_many_cores_there_are() -> None:
+    """Others would only spin, and a model would depend on the machine; the package says so before numpy is loaded."""
+    program = (
+        "import os, model_export.cli, numpy; numpy.ones((999, 999)) @ numpy.ones((999, 999)); "
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    inherited = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, cwd=REPOSITORY, env=inherited
+    )
+
+    assert int(done.stdout) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_work_and_what_it_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """No traceback, the exit code of the signal, and no half of a file."""
+
+    def interrupted(_options: argparse.Namespace) -> None:
+        with whole(tmp_path / "x.npy") as partial:
+            partial.touch()
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setitem(cli.COMMANDS, "edgetpu-check", interrupted)
+
+    try:
+        ended = cli.main(["edgetpu-check", "x"])
+    except SystemExit as leaving:
+        ended = int(str(leaving.code))
+
+    assert ended == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_like_any_other(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that names the place where somebody asked for a file, and 74 for what is written on the way."""
+    assert cli.main(["evaluate", "--results", str(results), "--json", "/dev/full"]) == 2
+    assert "urbansound-model: /dev/full: No space left on device; expected a place" in capsys.readouterr().err
+
+    def quantize(_options: argparse.Namespace) -> None:
+        Path("/dev/full").write_text("a network", encoding="utf-8")
+
+    monkeypatch.setitem(cli.COMMANDS, "edgetpu-check", quantize)
+    assert cli.main(["edgetpu-check", "x"]) == 74
+    assert capsys.readouterr().err == "urbansound-model: a file: No space left on device\n"
 
 
 @pytest.mark.slow
@@ -465,6 +542,25 @@ def test_scenes_are_made_scored_and_tuned(
     assert load_model_folder(tmp_path / "tuned").sha256 in text
     assert "## Events\n" in (tmp_path / "tuned" / "MODEL_CARD.md").read_text()
     assert (DEFAULT_MODEL / "model.json").read_bytes() == before
+
+
+def test_numbers_are_written_before_they_are_told(
+    made_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was to read them may have gone after hours of tuning; and what cannot be written is told at least."""
+    for name, few in {"ON": (0.5, 1.0), "OFF": (0.5,), "SPAN_S": (1.0,), "MIN_DURATION_S": (0.3,)}.items():
+        monkeypatch.setattr(tune_module, name, few)
+    command = ["tune", "--model", str(DEFAULT_MODEL), "--scenes", str(made_scenes), "--out"]
+
+    def gone(_text: str) -> None:
+        raise OutputError("standard output")
+
+    assert cli.main([*command, "/dev/null/model"]) == 2
+    assert "| a rule for each label |" in capsys.readouterr().out
+    monkeypatch.setattr(cli, "put", gone)
+    monkeypatch.setattr(cli, "let_go", lambda _stream: None)
+    assert cli.main([*command, str(tmp_path / "tuned")]) == 74
+    load_model_folder(tmp_path / "tuned")
 
 
 def test_background_is_no_event_that_could_be_labelled(

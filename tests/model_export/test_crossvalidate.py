@@ -15,7 +15,7 @@ from agent.inference import Classifier
 from agent.model_card import load_model_folder
 from agent.values import Window
 from model_export.calibration import Rescaling
-from model_export.clips import LABELS, Clip, esc10, esc10_as_published, hold_out_fold, urbansound8k
+from model_export.clips import LABELS, Clip, hold_out_fold
 from model_export.crossvalidate import calibrated_model, crossvalidate
 from model_export.published import PublishedNetwork
 from model_export.quantize import representative_windows
@@ -34,21 +34,6 @@ from model_export.train import Recipe, _asked
 from model_export.trained import TRAINING_NAME, calibrated, load_networks
 from model_export.verify import MAX_MEAN_DIFFERENCE
 from tests.model_export.conftest import BRIEF_RECIPE
-
-
-@pytest.fixture(scope="module")
-def clips(data_sets: tuple[Path, Path]) -> list[Clip]:
-    return urbansound8k(data_sets[0]) + esc10(data_sets[1])
-
-
-@pytest.fixture(scope="module")
-def ten_classes(data_sets: tuple[Path, Path]) -> list[Clip]:
-    return esc10_as_published(data_sets[1])
-
-
-@pytest.fixture
-def data(clips: list[Clip], ten_classes: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    return clips, ten_classes
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -160,12 +160,13 @@ def test_the_exit_code_says_whether_all_would_map(tmp_path: Path, capsys: pytest
     (tmp_path / "float.tflite").write_bytes(network_of([(1, 4), (1, 4)], is_float=True))
     (tmp_path / "text.tflite").write_bytes(b"not a network")
     (tmp_path / "cut.tflite").write_bytes(STREAMING.read_bytes()[:1_000])
+    (tmp_path / "zeros.tflite").write_bytes(STREAMING.read_bytes()[:8].ljust(1_000, b"\0"))
 
     assert main(["edgetpu-check", str(STREAMING)]) == 0
     assert "35 of 35 operators would map" in capsys.readouterr().out
     assert main(["edgetpu-check", str(tmp_path / "float.tflite")]) == 1
     assert "LOGISTIC: tensor input is float32, expected int8 or uint8" in capsys.readouterr().out
-    for name in ("text.tflite", "cut.tflite", "missing.tflite"):
+    for name in ("text.tflite", "cut.tflite", "zeros.tflite", "missing.tflite"):
         assert main(["edgetpu-check", str(tmp_path / name)]) == ModelError.exit_code
         assert name in capsys.readouterr().err
 

@@ -9,18 +9,13 @@ import pytest
 import soundfile
 
 from agent.errors import RecordingError, UsageError
-from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
+from agent.model_card import ModelFolder, load_model_folder
 from model_export.clips import Clip
 from model_export.embeddings import EmbeddingCache, Listener
 from model_export.tflite_mlp import run_mlp
 from tests.commands import Caller
 
 RATE_HZ = 22_050
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelFolder:
-    return load_model_folder(DEFAULT_MODEL)
 
 
 @pytest.fixture
@@ -103,11 +98,14 @@ def test_another_model_hears_for_itself(
     assert not np.array_equal(first[clips[0]], second[clips[0]])
 
 
-def test_a_damaged_file_in_the_cache_is_made_again(clips: list[Clip], cache: EmbeddingCache, tmp_path: Path) -> None:
-    """Half a file, after a full disk, is as none."""
+@pytest.mark.parametrize("damaged", [b"", b"\x93NUMPY", b"PK\x03\x04 of some archive"])
+def test_a_damaged_file_in_the_cache_is_made_again(
+    clips: list[Clip], cache: EmbeddingCache, tmp_path: Path, damaged: bytes
+) -> None:
+    """Half a file, after a full disk, or another one, after a bad card, is as none."""
     first = cache.embeddings_of(clips[:1])
     (kept,) = (tmp_path / "cache").rglob("*.npy")
-    kept.write_bytes(kept.read_bytes()[:100])
+    kept.write_bytes(damaged)
 
     second = cache.embeddings_of(clips[:1])
 

@@ -100,8 +100,11 @@ def test_independent_clips_have_the_same_error_either_way() -> None:
 
 
 def test_one_recording_does_not_say_how_recordings_differ() -> None:
-    """No error by recording is invented."""
+    """No error by recording is invented; nor for the mean of folds, where one of them has none."""
     assert rate([True, False], [1.0, 1.0], ["a", "a"]).recording_error is None
+    two, one = [("a", "siren", "siren", 0.9), ("b", "siren", "drilling", 0.9)], [("c", "siren", "siren", 0.9)]
+
+    assert figures_of(predicted(two, fold=1), predicted(one, fold=2)).mean_accuracy.recording_error is None
 
 
 # Folds and labels
@@ -117,6 +120,10 @@ def test_each_fold_and_their_mean() -> None:
     assert {fold: one.value for fold, one in figures.accuracy.items()} == {1: 0.5, 2: 1.0}
     assert figures.mean_accuracy.value == 0.75
     assert figures.mean_accuracy.binomial_error == pytest.approx(np.sqrt(0.25 / 2) / 2)
+    assert (figures.mean_accuracy.clips, figures.mean_accuracy.recordings) == (4, 4)
+    of_first = figures.accuracy[1].recording_error  # the second, where all is right, has none
+    assert of_first
+    assert figures.mean_accuracy.recording_error == pytest.approx(of_first / 2)
     assert {label: one.value for label, one in figures.recall.items()} == {
         "dog_bark": 1.0,
         "siren": pytest.approx(2 / 3),
@@ -217,7 +224,7 @@ def test_a_system_does_not_differ_from_itself() -> None:
 
     test = paired_test("x", same, same)
 
-    assert (test.n, test.mean_difference, test.p_value) == (0, 0.0, 1.0)
+    assert (test.n, test.mean_difference, test.statistic, test.p_value) == (0, 0.0, 0.0, 1.0)
 
 
 def test_each_other_system_is_compared_with_ours() -> None:

@@ -1,5 +1,7 @@
 """Batches that other processes prepare."""
 
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from model_export.loader import Loader, Taught
 from model_export.published import PublishedNetwork
 from model_export.teachers import Teachers
 from model_export.train import training_clips
+from tests.broker import wait_until
+from tests.conftest import REPOSITORY
 from tests.model_export.conftest import SMALL_RECIPE
 
 
@@ -53,6 +57,25 @@ def test_what_was_prepared_in_vain_is_thrown_away(data_sets: tuple[Path, Path], 
         first = next(loader.epoch(drawers[0], 2))
 
     assert len(first.batch.window) == 2
+
+
+def test_processes_do_not_outlive_a_parent_that_was_killed(data_sets: tuple[Path, Path]) -> None:
+    """The system may end it for want of memory: they would keep all the clips there for good."""
+    program = (
+        "import sys, time; from pathlib import Path; from model_export.loader import Loader\n"
+        "from model_export.teachers import Teachers; from tests.model_export.test_loader import drawers_of\n"
+        "drawers = drawers_of(Path(sys.argv[1]))\n"
+        "loader = Loader(drawers, Teachers([], map_weights=(0.2, 0.7, 0.7), embedding_weight=3.0), 2)\n"
+        "next(loader.epoch(drawers[0], 2)); print(*loader._pool._processes, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(data_sets[0])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as parent:
+        assert parent.stdout is not None
+        processes = [Path(f"/proc/{number}") for number in parent.stdout.readline().split()]
+        parent.kill()
+
+    assert len(processes) == 2
+    wait_until(lambda: not any(process.exists() for process in processes), "the processes to be gone")
 
 
 def test_a_process_that_dies_is_not_waited_for(data_sets: tuple[Path, Path], school: Teachers) -> None:

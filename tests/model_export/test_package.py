@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import UsageError
+from agent.errors import ModelError, UsageError
 from agent.inference import Classifier
 from agent.model_card import (
     DEFAULT_MODEL,
@@ -26,6 +26,7 @@ from model_export.package import (
     FIRST_CHOICES,
     INHERITED,
     TUNED,
+    write_card,
     write_document,
     write_events,
     write_head_document,
@@ -198,6 +199,23 @@ def test_a_full_disk_leaves_the_model_as_it_was(untuned: ModelFolder) -> None:
 def test_what_an_untuned_model_says_of_its_events_is_in_its_document(packaged: Path) -> None:
     """`write_events` finds the sentence that it takes the place of."""
     assert FIRST_CHOICES in (packaged / DOCUMENT).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_what_is_something_else_stays_as_it_is(packaged: Path, tmp_path: Path, is_cut: bool) -> None:
+    """A folder of other networks, pointed at by mistake, or half of a file: refused before anything is written."""
+    folder = shutil.copytree(packaged, tmp_path / "other")
+    classifier = folder / "classifier.tflite"
+    if is_cut:
+        classifier.write_bytes(classifier.read_bytes()[:100_000])
+    else:
+        shutil.copyfile(folder / "embedding.tflite", classifier)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    with pytest.raises(ModelError, match="classifier.tflite: is no whole TFLite" if is_cut else "the embedding gives"):
+        write_card(folder, onset_response_s=0.1, offset_response_s=0.1, trained_on={})
+
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_the_responses_are_in_the_card(packaged: Path) -> None:

@@ -8,15 +8,10 @@ import pytest
 import soundfile
 
 from agent.errors import RecordingError
-from agent.model_card import DEFAULT_MODEL, ModelFolder, load_model_folder
+from agent.model_card import ModelFolder
 from model_export import probe as probing
 from model_export.clips import Clip, urbansound8k
 from model_export.probe import GAINS_DB, LEVELS_DB, NOISES, Probe, drawn, probe, recordings_in
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelFolder:
-    return load_model_folder(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """What cross-validation measured, and its file."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,14 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
         assert (again.labels, again.clips, again.recordings) == (run.labels, run.clips, run.recordings)
         np.testing.assert_array_equal(again.targets, run.targets)
         np.testing.assert_array_equal(again.likelihoods, run.likelihoods)
+
+
+def test_half_a_table_is_none(tmp_path: Path, full_disk: Callable[[], AbstractContextManager[None]]) -> None:
+    """It would be read as one of fewer clips, and be worth other figures."""
+    with full_disk(), pytest.raises(OSError, match="large"):
+        write_predictions([predicted(ROWS)], tmp_path / "predictions.csv")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
