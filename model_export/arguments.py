@@ -127,7 +127,7 @@ def _add_measuring(
         action="append",
         default=[],
         metavar="FILE",
-        help="a TFLite file that takes a waveform, to compare with",
+        help="a TFLite file that takes a waveform, or SONYC's spectrogram, to compare with; repeatable",
     )
     command.add_argument("--train-only", action="store_true", help="leave the tests to a later run of the same command")
     command = commands.add_parser(
@@ -153,7 +153,7 @@ def _add_measuring(
         type=Path,
         action="append",
         metavar="FILE",
-        help="with --us8k: a TFLite file that takes a waveform, to compare with; repeatable",
+        help="with --us8k: as for `crossvalidate`",
     )
     command.add_argument(
         "--out",

@@ -1,7 +1,8 @@
 """Published networks, as teachers and as opponents: what is inside them.
 
-In: a TFLite file that takes a waveform (YAMNet: float32 (15600,) at 16 kHz) and clips. Out: maps and embeddings. The
-embedding is the tensor that goes into the last fully connected layer.
+In: clips, and a TFLite file that takes a waveform (YAMNet: float32 (15600,) at 16 kHz) or the spectrogram of SONYC's
+sensors. Out: maps and embeddings. The embedding is the tensor that goes into the last fully connected layer; of SONYC's
+network, whose classifier is an MLP, into the first.
 """
 
 import logging
@@ -18,7 +19,8 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from agent.errors import ModelError, RecordingError
-from agent.model_card import sha256_of
+from agent.frontend import LogMel
+from agent.model_card import FrontEndNumbers, sha256_of
 from agent.values import FloatArray
 from model_export.clips import Clip
 from model_export.features import read_mono
@@ -26,8 +28,30 @@ from model_export.files import whole
 
 log = logging.getLogger(__name__)
 
-RATE_HZ = 16_000
-HOP_SAMPLES = 1_600
+RATE_HZ = 16_000  # of networks that take a waveform
+HOP_S = 0.1
+# Source: sonyc-project/pi_ml_container, ksangeeta2429/edgel3. Published in several forms; which one the network learnt
+# with is not said. In half decibels its embedding tells more of our labels apart (docs/evaluation.md), and levels have
+# the range that the deployed file expects (-61 to 0).
+SONYC_FRONT_END = FrontEndNumbers(
+    sample_rate_hz=8_000,
+    window_length_samples=8_000,
+    hop_length_samples=160,
+    taper_length_samples=1_024,
+    fft_length=1_024,
+    n_mels=64,
+    mel_min_hz=0.0,
+    mel_max_hz=4_000.0,
+    mel_scale="htk",
+    mel_norm="area",
+    padding="centre",
+    spectrum="magnitude",
+    level_unit="half_db",
+    level_reference="window_maximum",
+    level_min_db=-80.0,
+    level_max_db=0.0,
+    axes="frequency_time",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +100,7 @@ class _Axis:
 
 
 class PublishedNetwork:
-    """A network that takes a waveform at 16 kHz.
+    """A network that takes a waveform at 16 kHz, or SONYC's log-mel spectrogram.
 
     Args:
         file: TFLite.
@@ -85,13 +109,14 @@ class PublishedNetwork:
     Attributes:
         name: of the file.
         identity: the name and the file's SHA-256, for the record.
+        rate_hz: of the sound that it hears.
         window_samples: what it hears at once.
         embedding_values: how long its embedding is.
         maps: what its convolutions give, as far as they follow the spectrogram in one line.
 
     Raises:
-        ModelError: the file is not TFLite, does not take one float32 waveform of a fixed length, or has no fully
-            connected layer.
+        ModelError: the file is not TFLite, takes neither one float32 waveform of a fixed length nor that spectrogram,
+            or has no fully connected layer.
     """
 
     def __init__(self, file: Path, cache: Path | None = None) -> None:
@@ -105,20 +130,25 @@ class PublishedNetwork:
         self._cache = cache / f"{file.stem}-{self.identity['sha256'][:12]}.npz" if cache else None
         self._input = interpreter.get_input_details()[0]
         shape = tuple(self._input["shape_signature"].tolist())  # -1 where any length will do
-        if self._input["dtype"] is not np.float32 or len(shape) != 1 or shape[0] < 1:
+        n_bands, n_frames = SONYC_FRONT_END.n_mels, SONYC_FRONT_END.n_frames
+        takes_spectrogram = shape == (1, n_bands, n_frames, 1)
+        takes_waveform = len(shape) == 1 and shape[0] > 0
+        if self._input["dtype"] is not np.float32 or not (takes_spectrogram or takes_waveform):
             raise ModelError(
                 f"network {file}: takes {self._input['dtype'].__name__} {shape}, expected one float32 waveform of a "
-                "fixed length"
+                f"fixed length, or SONYC's spectrogram (1, {n_bands}, {n_frames}, 1)"
             )
-        self.window_samples = shape[0]
+        self._log_mel = LogMel(SONYC_FRONT_END) if takes_spectrogram else None
+        self.rate_hz = SONYC_FRONT_END.sample_rate_hz if takes_spectrogram else RATE_HZ
+        self.window_samples = SONYC_FRONT_END.window_length_samples if takes_spectrogram else shape[0]
         operators = interpreter._get_ops_details()
         connected = [op for op in operators if op["op_name"] == "FULLY_CONNECTED"]
         if not connected:
             raise ModelError(f"network {file}: no fully connected layer, expected one after the embedding")
-        self._embedding = int(connected[-1]["inputs"][0])
+        self._embedding = int(connected[0 if takes_spectrogram else -1]["inputs"][0])
         self._details = {int(tensor["index"]): tensor for tensor in interpreter.get_tensor_details()}
         self.embedding_values = int(np.prod(self._details[self._embedding]["shape"]))
-        self.maps = list(self._maps(operators))
+        self.maps = [] if takes_spectrogram else list(self._maps(operators))
         self._interpreters: dict[tuple[int, ...], Interpreter] = {}
 
     def embeddings(self, samples: FloatArray, sample_rate_hz: int) -> FloatArray:
@@ -127,10 +157,10 @@ class PublishedNetwork:
         Returns:
             float32 (n_windows, d).
         """
-        if sample_rate_hz != RATE_HZ:
-            samples = soxr.resample(samples, sample_rate_hz, RATE_HZ)
+        if sample_rate_hz != self.rate_hz:
+            samples = soxr.resample(samples, sample_rate_hz, self.rate_hz)
         samples = np.pad(samples, (0, max(0, self.window_samples - len(samples))))
-        starts = range(0, len(samples) - self.window_samples + 1, HOP_SAMPLES)
+        starts = range(0, len(samples) - self.window_samples + 1, round(HOP_S * self.rate_hz))
         return np.stack([self.inside(samples[start : start + self.window_samples])[-1] for start in starts])
 
     def inside(self, window: FloatArray, maps: Sequence[FeatureMap] = ()) -> list[FloatArray]:
@@ -147,7 +177,10 @@ class PublishedNetwork:
         if tensors not in self._interpreters:
             self._interpreters[tensors] = self._giving(tensors)
         interpreter = self._interpreters[tensors]
-        interpreter.set_tensor(self._input["index"], window.astype(np.float32))
+        taken = window.astype(np.float32)
+        if self._log_mel:
+            taken = self._log_mel.window(taken).T[None, :, :, None]
+        interpreter.set_tensor(self._input["index"], taken)
         interpreter.invoke()
         *found, embedding = (self._dequantized(interpreter.get_tensor(tensor), tensor) for tensor in tensors)
         return [*(values[0] for values in found), embedding.reshape(-1)]

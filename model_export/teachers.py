@@ -104,7 +104,7 @@ class Teachers:
         lessons: what is taught, in the order of what `say` gives.
 
     Raises:
-        ModelError: a teacher's window is longer than ours.
+        ModelError: a teacher's window is longer than ours, or of sound at another rate.
     """
 
     def __init__(
@@ -116,6 +116,11 @@ class Teachers:
         self.lessons: list[Lesson] = []
         layers = list(our_layers())
         for network in networks:
+            if network.rate_hz != FRONT_END.sample_rate_hz:
+                raise ModelError(
+                    f"network {network.name}: hears sound at {network.rate_hz} Hz, expected a teacher for "
+                    f"{FRONT_END.sample_rate_hz} Hz"
+                )
             if network.window_samples > FRONT_END.window_length_samples:
                 raise ModelError(
                     f"network {network.name}: hears {network.window_samples} samples at once, expected at most the "

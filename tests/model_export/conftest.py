@@ -110,6 +110,20 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def spectrogram_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that takes the spectrogram of SONYC's sensors, and is an MLP of two layers and nothing else."""
+    import keras
+    import tensorflow as tf
+
+    spectrogram = keras.Input((64, 51, 1), batch_size=1)
+    hidden = keras.layers.Dense(4)(keras.layers.Flatten()(spectrogram))
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(spectrogram, keras.layers.Dense(2)(hidden)))
+    file = tmp_path_factory.mktemp("published") / "spectrogram.tflite"
+    file.write_bytes(converter.convert())
+    return file
+
+
+@pytest.fixture(scope="session")
 def trained(data_sets: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `train` writes after a few epochs."""
     from model_export.clips import esc10, urbansound8k

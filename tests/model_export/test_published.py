@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import flatbuffers
+import librosa
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -16,6 +17,7 @@ from model_export.published import PublishedNetwork
 from tests.conftest import SHARED_DATA
 
 YAMNET = SHARED_DATA.parent / "models" / "yamnet.tflite"
+SONYC = SHARED_DATA.parent / "models" / "sonyc_l3_ust_int8.tflite"
 
 
 def test_a_network_embeds_each_tenth_of_a_second() -> None:
@@ -32,6 +34,33 @@ def test_a_network_embeds_each_tenth_of_a_second() -> None:
     assert noise.shape == (11, 1024)
     assert tone.shape == (1, 1024)
     assert np.linalg.norm(noise[0] - tone[0]) > np.linalg.norm(noise[0] - noise[5])
+
+
+def test_the_network_of_sonycs_sensors_is_heard_as_it_hears() -> None:
+    """Its 256-d embedding comes for each second, before its MLP; how loud a sound is, it does not know."""
+    if not SONYC.is_file():
+        pytest.skip("sonyc_l3_ust_int8.tflite is not at hand")
+    sonyc = PublishedNetwork(SONYC)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+
+    rows = sonyc.embeddings(noise, 8_000)
+
+    assert rows.shape == (11, 256)
+    assert rows.min() < 0.0, "not the activations between the layers of its MLP"
+    np.testing.assert_allclose(sonyc.embeddings(0.125 * noise, 8_000), rows, atol=0.1)  # of steps of 0.03
+
+
+def test_sonycs_spectrogram_is_that_of_librosa(spectrogram_network: Path) -> None:
+    """The embedding of a network that does nothing before its first layer is its input."""
+    rng = np.random.default_rng(1)
+    sound = (np.sin(np.arange(8_000) ** 2 / 20_000) + 0.01 * rng.standard_normal(8_000)).astype(np.float32)
+    magnitudes = np.abs(librosa.stft(sound, n_fft=1024, hop_length=160, pad_mode="constant"))
+    mel = librosa.filters.mel(sr=8_000, n_fft=1024, n_mels=64, htk=True) @ magnitudes
+    expected = np.maximum(10.0 * np.log10(mel / mel.max()), -80.0)  # half decibels
+
+    (found,) = PublishedNetwork(spectrogram_network).embeddings(sound, 8_000)
+
+    np.testing.assert_allclose(found.reshape(64, 51), expected, atol=0.01)
 
 
 def test_the_embedding_is_what_goes_into_the_last_layer(published: Path) -> None:

@@ -127,3 +127,13 @@ def test_a_teacher_that_hears_longer_than_we_do_is_refused(published: Path, monk
 
     with pytest.raises(ModelError, match="network loudness: hears 32000 samples at once, expected at most the 16000"):
         Teachers([teacher], map_weights=WEIGHTS, embedding_weight=3.0)
+
+
+def test_a_teacher_hears_the_sound_that_our_network_hears(spectrogram_network: Path) -> None:
+    """One for another rate can only be compared with."""
+    teacher = PublishedNetwork(spectrogram_network)
+
+    with pytest.raises(
+        ModelError, match="network spectrogram: hears sound at 8000 Hz, expected a teacher for 16000 Hz"
+    ):
+        Teachers([teacher], map_weights=WEIGHTS, embedding_weight=3.0)
