@@ -52,8 +52,8 @@ def argument_parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         default=[],
-        metavar="FILE",
-        help="a TFLite file that takes a waveform, which the network learns to imitate besides the labels; repeatable",
+        metavar="PATH",
+        help="a published network, TFLite or a model folder, to be imitated besides the labels; repeatable",
     )
     training.add_argument("--threads", type=int, default=0, metavar="N", help="threads; 0 for all cores (default)")
     training.add_argument(
@@ -126,8 +126,8 @@ def _add_measuring(
         type=Path,
         action="append",
         default=[],
-        metavar="FILE",
-        help="a TFLite file that takes a waveform, or SONYC's spectrogram, to compare with; repeatable",
+        metavar="PATH",
+        help="a published network, TFLite or a model folder, to compare with; repeatable",
     )
     command.add_argument("--train-only", action="store_true", help="leave the tests to a later run of the same command")
     command = commands.add_parser(
@@ -152,8 +152,8 @@ def _add_measuring(
         "--peer",
         type=Path,
         action="append",
-        metavar="FILE",
-        help="with --us8k: as for `crossvalidate`",
+        metavar="PATH",
+        help="with --us8k: as for `crossvalidate`; repeatable",
     )
     command.add_argument(
         "--out",

@@ -1,8 +1,9 @@
 """Published networks, as teachers and as opponents: what is inside them.
 
 In: clips, and a TFLite file that takes a waveform (YAMNet: float32 (15600,) at 16 kHz) or the spectrogram of SONYC's
-sensors. Out: maps and embeddings. The embedding is the tensor that goes into the last fully connected layer; of SONYC's
-network, whose classifier is an MLP, into the first.
+sensors, or a model folder (OpenL3, as `import-openl3` writes it). Out: maps and embeddings. The embedding is what goes
+into the last fully connected layer; of SONYC's network, whose classifier is an MLP, into the first; of a model folder,
+what its embedding network answers.
 """
 
 import logging
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 
 from agent.errors import ModelError, RecordingError
 from agent.frontend import LogMel
-from agent.model_card import FrontEndNumbers, sha256_of
+from agent.inference import quantize
+from agent.litert import TensorArray
+from agent.model_card import FrontEndNumbers, TensorCard, load_model_folder, sha256_of
 from agent.values import FloatArray
 from model_export.clips import Clip
 from model_export.features import read_mono
@@ -52,6 +55,7 @@ SONYC_FRONT_END = FrontEndNumbers(
     level_max_db=0.0,
     axes="frequency_time",
 )
+SONYC_INPUT = TensorCard(shape=(1, SONYC_FRONT_END.n_mels, SONYC_FRONT_END.n_frames, 1), dtype="float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,56 +104,78 @@ class _Axis:
 
 
 class PublishedNetwork:
-    """A network that takes a waveform at 16 kHz, or SONYC's log-mel spectrogram.
+    """A network that takes a waveform at 16 kHz, SONYC's spectrogram, or what the card of its model folder says.
 
     Args:
-        file: TFLite.
+        path: TFLite, or a model folder.
         cache: folder that keeps the embeddings of clips from run to run; none without.
 
     Attributes:
-        name: of the file.
-        identity: the name and the file's SHA-256, for the record.
+        name: of the file, or in the card.
+        identity: the name, and the SHA-256 of the file or of the card, for the record.
         rate_hz: of the sound that it hears.
         window_samples: what it hears at once.
         embedding_values: how long its embedding is.
-        maps: what its convolutions give, as far as they follow the spectrogram in one line.
+        maps: what its convolutions give, as far as they follow the spectrogram in one line; none where that is made
+            outside it.
 
     Raises:
         ModelError: the file is not TFLite, takes neither one float32 waveform of a fixed length nor that spectrogram,
-            or has no fully connected layer.
+            or has no fully connected layer; or the folder is no model, or one that was trained on the data sets.
     """
 
-    def __init__(self, file: Path, cache: Path | None = None) -> None:
-        self.name = file.stem
+    def __init__(self, path: Path, cache: Path | None = None) -> None:
+        model = load_model_folder(path) if path.is_dir() else None
+        if model and model.card.trained_on:
+            heard = ", ".join(f"{dataset} {folds}" for dataset, folds in model.card.trained_on.items())
+            raise ModelError(
+                f"model folder {path}: has heard the folds {heard}, expected one that knows none of the clips"
+            )
+        file = model.embedding_file if model else path
         try:
             self._content = file.read_bytes()
             interpreter = Interpreter(model_content=self._content)
         except (ValueError, OSError) as error:
             raise ModelError(f"network {file}: not a TFLite file ({error})") from error
-        self.identity = {"name": file.stem, "sha256": sha256_of(file)}
-        self._cache = cache / f"{file.stem}-{self.identity['sha256'][:12]}.npz" if cache else None
+        self.name = model.card.name if model else file.stem
+        self.identity = {"name": self.name, "sha256": model.sha256 if model else sha256_of(file)}
+        self._cache = cache / f"{self.name}-{self.identity['sha256'][:12]}.npz" if cache else None
         self._input = interpreter.get_input_details()[0]
-        shape = tuple(self._input["shape_signature"].tolist())  # -1 where any length will do
-        n_bands, n_frames = SONYC_FRONT_END.n_mels, SONYC_FRONT_END.n_frames
-        takes_spectrogram = shape == (1, n_bands, n_frames, 1)
-        takes_waveform = len(shape) == 1 and shape[0] > 0
-        if self._input["dtype"] is not np.float32 or not (takes_spectrogram or takes_waveform):
-            raise ModelError(
-                f"network {file}: takes {self._input['dtype'].__name__} {shape}, expected one float32 waveform of a "
-                f"fixed length, or SONYC's spectrogram (1, {n_bands}, {n_frames}, 1)"
-            )
-        self._log_mel = LogMel(SONYC_FRONT_END) if takes_spectrogram else None
-        self.rate_hz = SONYC_FRONT_END.sample_rate_hz if takes_spectrogram else RATE_HZ
-        self.window_samples = SONYC_FRONT_END.window_length_samples if takes_spectrogram else shape[0]
-        operators = interpreter._get_ops_details()
-        connected = [op for op in operators if op["op_name"] == "FULLY_CONNECTED"]
-        if not connected:
-            raise ModelError(f"network {file}: no fully connected layer, expected one after the embedding")
-        self._embedding = int(connected[0 if takes_spectrogram else -1]["inputs"][0])
         self._details = {int(tensor["index"]): tensor for tensor in interpreter.get_tensor_details()}
+        shape = tuple(self._input["shape_signature"].tolist())  # -1 where any length will do
+        self._spectrogram: tuple[LogMel, FrontEndNumbers, TensorCard] | None = None
+        self.maps: list[FeatureMap] = []
+        if model:
+            self._hear_with(model.card.front_end, model.card.embedding.input)
+            self._embedding = int(interpreter.get_output_details()[0]["index"])
+        else:
+            is_float = self._input["dtype"] is np.float32
+            operators = interpreter._get_ops_details()
+            connected = [int(op["inputs"][0]) for op in operators if op["op_name"] == "FULLY_CONNECTED"]
+            if is_float and shape == SONYC_INPUT.shape:
+                self._hear_with(SONYC_FRONT_END, SONYC_INPUT)
+            elif is_float and len(shape) == 1 and shape[0] > 0:
+                self.rate_hz, self.window_samples = RATE_HZ, shape[0]
+            else:
+                raise ModelError(
+                    f"network {file}: takes {self._input['dtype'].__name__} {shape}, expected one float32 waveform of "
+                    f"a fixed length, or SONYC's spectrogram {SONYC_INPUT.shape}"
+                )
+            if not connected:
+                raise ModelError(f"network {file}: no fully connected layer, expected one after the embedding")
+            self._embedding = connected[0 if self._spectrogram else -1]
+            if not self._spectrogram:
+                self.maps += self._maps(operators)
         self.embedding_values = int(np.prod(self._details[self._embedding]["shape"]))
-        self.maps = [] if takes_spectrogram else list(self._maps(operators))
         self._interpreters: dict[tuple[int, ...], Interpreter] = {}
+
+    def _hear_with(self, numbers: FrontEndNumbers, taken: TensorCard) -> None:
+        self._spectrogram = LogMel(numbers), numbers, taken
+        self.rate_hz, self.window_samples = numbers.sample_rate_hz, numbers.window_length_samples
+
+    def resampled(self, samples: FloatArray, sample_rate_hz: int) -> FloatArray:
+        """Sound at the rate that it hears, float32."""
+        return samples if sample_rate_hz == self.rate_hz else soxr.resample(samples, sample_rate_hz, self.rate_hz)
 
     def embeddings(self, samples: FloatArray, sample_rate_hz: int) -> FloatArray:
         """One embedding each 0.1 s; a sound shorter than one window is padded with silence.
@@ -157,8 +183,7 @@ class PublishedNetwork:
         Returns:
             float32 (n_windows, d).
         """
-        if sample_rate_hz != self.rate_hz:
-            samples = soxr.resample(samples, sample_rate_hz, self.rate_hz)
+        samples = self.resampled(samples, sample_rate_hz)
         samples = np.pad(samples, (0, max(0, self.window_samples - len(samples))))
         starts = range(0, len(samples) - self.window_samples + 1, round(HOP_S * self.rate_hz))
         return np.stack([self.inside(samples[start : start + self.window_samples])[-1] for start in starts])
@@ -177,13 +202,19 @@ class PublishedNetwork:
         if tensors not in self._interpreters:
             self._interpreters[tensors] = self._giving(tensors)
         interpreter = self._interpreters[tensors]
-        taken = window.astype(np.float32)
-        if self._log_mel:
-            taken = self._log_mel.window(taken).T[None, :, :, None]
-        interpreter.set_tensor(self._input["index"], taken)
+        interpreter.set_tensor(self._input["index"], self._taken(window.astype(np.float32)))
         interpreter.invoke()
         *found, embedding = (self._dequantized(interpreter.get_tensor(tensor), tensor) for tensor in tensors)
         return [*(values[0] for values in found), embedding.reshape(-1)]
+
+    def _taken(self, window: FloatArray) -> TensorArray:
+        """What the network is given of a window."""
+        if self._spectrogram is None:
+            return window
+        log_mel, numbers, taken = self._spectrogram
+        levels = log_mel.window(window)
+        levels = levels.T if numbers.axes == "frequency_time" else levels
+        return quantize(levels.reshape(taken.shape), taken)
 
     def _giving(self, tensors: Sequence[int]) -> Interpreter:
         """The same network with these tensors as its outputs: else LiteRT does not keep what is inside."""

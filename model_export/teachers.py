@@ -104,7 +104,7 @@ class Teachers:
         lessons: what is taught, in the order of what `say` gives.
 
     Raises:
-        ModelError: a teacher's window is longer than ours, or of sound at another rate.
+        ModelError: a teacher's window is longer than ours.
     """
 
     def __init__(
@@ -116,15 +116,10 @@ class Teachers:
         self.lessons: list[Lesson] = []
         layers = list(our_layers())
         for network in networks:
-            if network.rate_hz != FRONT_END.sample_rate_hz:
+            if network.window_samples > FRONT_END.window_s * network.rate_hz:
                 raise ModelError(
-                    f"network {network.name}: hears sound at {network.rate_hz} Hz, expected a teacher for "
-                    f"{FRONT_END.sample_rate_hz} Hz"
-                )
-            if network.window_samples > FRONT_END.window_length_samples:
-                raise ModelError(
-                    f"network {network.name}: hears {network.window_samples} samples at once, expected at most the "
-                    f"{FRONT_END.window_length_samples} of our window"
+                    f"network {network.name}: hears {network.window_samples} samples at {network.rate_hz} Hz at once, "
+                    f"expected at most the {FRONT_END.window_s:g} s of our window"
                 )
             chosen = [_alike(layer, network.maps) for layer in layers] if network.maps else []
             self._maps.append(chosen)
@@ -203,9 +198,9 @@ class Teachers:
     def _heard(self, sound: FloatArray) -> Iterator[FloatArray]:
         """Maps (n_columns, n_rows, n_values) and embedding (n_values,) of each teacher, roots of what they are."""
         for network, maps in zip(self._networks, self._maps, strict=True):
-            before = (len(sound) - network.window_samples) // 2
-            plain = _at_plain_level(sound)[before : before + network.window_samples]
-            for values in network.inside(plain, maps):
+            plain = network.resampled(_at_plain_level(sound), FRONT_END.sample_rate_hz)
+            before = (len(plain) - network.window_samples) // 2
+            for values in network.inside(plain[before : before + network.window_samples], maps):
                 yield np.sign(values) * np.sqrt(np.abs(values))
 
 

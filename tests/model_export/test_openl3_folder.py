@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from agent.errors import UsageError
+from agent.frontend import LogMel
 from agent.inference import Embedder
 from agent.model_card import load_model_folder
 from agent.values import Window
@@ -22,6 +23,8 @@ from model_export.openl3_folder import RECORDINGS, Import, recorded_windows, syn
 from model_export.openl3_network import openl3_network as network_of
 from model_export.openl3_network import set_weights
 from model_export.openl3_weights import read_weights
+from model_export.published import PublishedNetwork
+from model_export.teachers import Teachers
 from tests.commands import Caller
 from tests.model_export.openl3_files import named, random_layers, write_h5
 
@@ -90,6 +93,22 @@ def test_the_folder_says_what_the_weights_say(
         actual = embedder.embed(Window(window, 0, 1))
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, expected, atol=1e-3 if dtype == "float32" else 0.1 * np.ptp(expected))
+
+
+def test_it_teaches_and_is_compared_with(weights: Path, tmp_path: Path) -> None:
+    """As `--teacher` and as `--peer`: at its own rate, with its own front end; our sound is resampled for it."""
+    out = tmp_path / "model"
+    assert imported(weights, out, "--size", "512", "--dtype", "int8") == 0
+    sound = np.random.default_rng(0).normal(0.0, 0.1, (2, 48_000)).astype(np.float32)
+    embedder, log_mel = Embedder(load_model_folder(out)), LogMel(front_end("mel128"))
+
+    network = PublishedNetwork(out)
+    (said,) = Teachers([network], map_weights=(0.2, 0.7, 0.7), embedding_weight=10.0).say(sound[:, ::3])
+
+    expected = embedder.embed(Window(log_mel.window(sound[0]), 0, 1))
+    np.testing.assert_array_equal(network.embeddings(sound[0], 48_000), expected[None])
+    assert said.shape == (2, FEW[-1])
+    assert said[0].tolist() != said[1].tolist()
 
 
 def test_the_documents_name_authors_licence_and_calibration(

@@ -1,5 +1,7 @@
 """Published networks, as teachers and as opponents."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +9,14 @@ import flatbuffers
 import librosa
 import numpy as np
 import pytest
+import soundfile
 from ai_edge_litert import schema_py_generated as schema
 
 from agent.errors import ModelError, RecordingError
+from agent.model_card import DEFAULT_MODEL, load_model_folder
 from agent.values import FloatArray
 from model_export.clips import urbansound8k
+from model_export.embeddings import Listener
 from model_export.features import read_mono
 from model_export.published import PublishedNetwork
 from tests.conftest import SHARED_DATA
@@ -61,6 +66,31 @@ def test_sonycs_spectrogram_is_that_of_librosa(spectrogram_network: Path) -> Non
     (found,) = PublishedNetwork(spectrogram_network).embeddings(sound, 8_000)
 
     np.testing.assert_allclose(found.reshape(64, 51), expected, atol=0.01)
+
+
+def test_a_model_folder_is_heard_as_the_agent_hears_it(tmp_path: Path) -> None:
+    """Such as that of an imported OpenL3, or another one of ours: the same embeddings, to the last bit."""
+    sound = 0.1 * np.random.default_rng(2).standard_normal(24_000).astype(np.float32)
+    file = tmp_path / "noise.wav"
+    soundfile.write(file, sound, 16_000, subtype="FLOAT")
+    folder = Path(shutil.copytree(DEFAULT_MODEL, tmp_path / "model"))
+    card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    (folder / "model.json").write_text(json.dumps(card | {"trained_on": {}}), encoding="utf-8")
+    model = load_model_folder(folder)
+
+    network = PublishedNetwork(folder)
+
+    assert network.identity == {"name": model.card.name, "sha256": model.sha256}
+    expected = np.stack([window.embedding for window in Listener(model).hear(file)])
+    np.testing.assert_array_equal(network.embeddings(sound, 16_000), expected)
+
+
+def test_a_model_that_has_heard_the_clips_is_no_opponent_and_no_teacher() -> None:
+    """It would know the answers, of the test as well."""
+    with pytest.raises(
+        ModelError, match=r"has heard the folds esc10 \(1, 2, 3, 4\), us8k \(1, 2, 3\), expected one that"
+    ):
+        PublishedNetwork(DEFAULT_MODEL)
 
 
 def test_the_embedding_is_what_goes_into_the_last_layer(published: Path) -> None:
