@@ -251,7 +251,10 @@ def _taught_by(teachers: list[dict[str, str]]) -> str:
     if not teachers:
         return "It learnt from the labels alone."
     names = ", ".join(f"{teacher['name']} (SHA-256 {teacher['sha256']})" for teacher in teachers)
-    return f"Besides the labels it learnt to predict maps and the embedding's principal components of {names}."
+    return (
+        f"Besides the labels it learnt to predict the principal components of the embedding of {names}, and the maps "
+        "inside, of a teacher that makes its own spectrogram."
+    )
 
 
 def _labels(recipe: Mapping[str, Any], teachers: list[dict[str, str]]) -> str:

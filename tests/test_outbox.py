@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent.app import Judge
+from agent.broker import Publication
 from agent.clock import Timeline, WallClock, recording_timeline
 from agent.config import Config, MqttConfig, TlsConfig
 from agent.errors import DatabaseError
@@ -472,7 +474,7 @@ def test_what_goes_first_is_as_configured(
     """`spool.order`: what is told once the broker is there follows what has waited, or overtakes it."""
     announcement = Outbox._announcement
 
-    def once_connected(outbox: Outbox) -> Any:  # noqa: ANN401
+    def once_connected(outbox: Outbox) -> Sequence[Publication]:
         if outbox.spool.last_seq == 2:
             tell(event("start", id=2))
             tell(event("start", id=3))

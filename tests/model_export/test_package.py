@@ -70,7 +70,7 @@ def test_the_document_names_teachers_and_gives_the_figures(packaged: Path, tmp_p
     write_document(model, training, "| the | tables |")
 
     text = (model.path / DOCUMENT).read_text(encoding="utf-8")
-    assert f"maps and the embedding's principal components of yamnet (SHA-256 {'ab' * 32})" in text
+    assert f"the principal components of the embedding of yamnet (SHA-256 {'ab' * 32}), and the maps inside" in text
     assert "Labels were drawn 70 % of the way towards what an MLP on each teacher's embedding\nsaid" in text
     assert "| the | tables |" in text
     assert "--teacher yamnet.tflite --out DIR" in text
