@@ -31,6 +31,7 @@ from agent.printout import (
     let_go,
     line_file,
     message_line,
+    one_line,
     open_closed_streams,
     put,
     row_writer,
@@ -381,7 +382,7 @@ def _watch(options: argparse.Namespace) -> int:
     )
     for message in itertools.islice(received, options.count):
         if options.json:
-            put(message.payload.decode("utf-8", "replace") + "\n")
+            put(one_line(message.payload.decode("utf-8", "replace")) + "\n")
         else:
             put(message_line(message.topic, wire.read_message(message.payload)) + "\n")
     return 0

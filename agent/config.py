@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from agent.errors import ConfigError
 from agent.model_card import CardPart, EventNumbers, first_problem
@@ -24,13 +24,15 @@ ACCELERATORS = ("auto", "cpu", "gpu", "edgetpu", "npu")
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
-def _can_be_opened(path: Path) -> Path:
+def _can_be_opened(path: object) -> object:
+    if path == "":  # it would be the folder that one stands in
+        raise ValueError("expected a path, and it is empty")
     if not str(path).isprintable():  # not shown: it may be the key itself, where its file should stand
         raise ValueError("expected the path of a file, and there are line breaks or other control characters in it")
     return path
 
 
-FilePath = Annotated[Path, Field(strict=False), AfterValidator(_can_be_opened)]  # written as text
+FilePath = Annotated[Path, Field(strict=False), BeforeValidator(_can_be_opened)]  # written as text
 Labels = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # written as an array
 
 
@@ -104,6 +106,12 @@ class TlsConfig(ConfigPart):
     def _certificate_has_its_key(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file: expected both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _is_not_forgotten(self) -> Self:
+        if "enabled" not in self.model_fields_set and (self.ca_file or self.cert_file):
+            raise ValueError("files without enabled, expected enabled = true, or false to leave them unused")
         return self
 
 

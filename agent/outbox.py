@@ -127,7 +127,7 @@ class Outbox:
 
     def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
         delivered = self.publisher.stop(DRAIN_S)
-        waiting, why = len(self.spool), self.publisher.delivery().last_error
+        waiting, why = len(self.spool), self.publisher.delivery().last_error or "the broker is still being looked for"
         failure = self._failure  # not one that closing makes: the thread may still be looking up a host
         self.spool.close()
         if self.spool.unsaved and failure is None:

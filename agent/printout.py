@@ -175,6 +175,11 @@ def clip_line(row: Mapping[str, Any]) -> str:
     return f"{row['file']}  {row['label']:18} {row['likelihood']:.2f}"
 
 
+def one_line(text: str) -> str:
+    """JSON as a line of its own: line ends in it can only stand where spaces may."""
+    return text.replace("\r", " ").replace("\n", " ")
+
+
 def message_line(topic: str, message: "EventMessage | GapMessage | HealthMessage | None") -> str:
     """What came from the broker under a topic, as text; None is what could not be read.
 

@@ -12,10 +12,11 @@ and meaning, else the number in the schema's name rises. `messages` fills them.
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from agent.clock import rfc3339
 from agent.values import EndReason, EventState, GapCause
@@ -25,7 +26,15 @@ OFFLINE = b"offline"
 
 WireEndReason = EndReason | Literal["interrupted"]  # interrupted: the agent was killed while the sound was open
 
-Moment = Annotated[AwareDatetime, PlainSerializer(rfc3339, return_type=str)]
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("expected a moment that UTC can name") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc), PlainSerializer(rfc3339, return_type=str)]
 Likelihood = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -6,7 +6,6 @@ where a stream can be joined: so the predictions are those of one process, to th
 `Crew`: processes of this machine, or a cluster (`agent.cluster`).
 """
 
-import ctypes
 import itertools
 import multiprocessing
 import os
@@ -44,8 +43,8 @@ LOOK_S = 0.2  # how soon a signal is noticed while a part is waited for
 ALONE_S = 30.0  # how long a crew may have no workers while a part is waited for; others may come
 NO_EMBEDDING = np.empty(0, np.float32)
 
-Asked: TypeAlias = "connection.Connection[Part, Judged | RecordingError]"
-Answering: TypeAlias = "connection.Connection[Judged | RecordingError, Part]"
+Asked: TypeAlias = "connection.Connection[Part | None, Judged | RecordingError]"  # None: it is to end
+Answering: TypeAlias = "connection.Connection[Judged | RecordingError, Part | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,6 @@ class Processes:
     def __init__(self, config: Config, n: int) -> None:
         context = multiprocessing.get_context("spawn")  # forked LiteRT threads would hang
         self.n = n
-        self._stopped = context.RawValue(ctypes.c_bool, False)  # a process killed inside an Event would keep its lock
         self._threads = ThreadPoolExecutor(n)
         self._idle: SimpleQueue[Asked] = SimpleQueue()
         self._processes: list[tuple[BaseProcess, Asked]] = []
@@ -163,7 +161,7 @@ class Processes:
         try:
             for _ in range(n):
                 asked, asking = context.Pipe()
-                process = context.Process(target=_work, args=(judging_alone(config), self._stopped, asking))
+                process = context.Process(target=_work, args=(judging_alone(config), asking))
                 process.start()
                 asking.close()  # so that its end is the end of the pipe
                 self._processes.append((process, asked))
@@ -203,7 +201,9 @@ class Processes:
 
     def close(self) -> None:
         """Stop working; what is not done is not wanted."""
-        self._stopped.value = True
+        for _, asked in self._processes:
+            with suppress(OSError):  # it has ended
+                asked.send(None)
         self._threads.shutdown(cancel_futures=True)
         for process, asked in self._processes:
             asked.close()
@@ -417,15 +417,15 @@ def _blocks_of(part: Part, recording: Recording) -> Iterator[AudioBlock]:
         yield from recording.blocks()
 
 
-def _work(config: Config, stopped: ctypes.c_bool, asking: Answering) -> None:
-    """All that a process does, until nobody asks any more."""
+def _work(config: Config, asking: Answering) -> None:
+    """All that a process does, until nobody asks any more; what comes while it judges a part is that it is to end."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     end_with(parent.sentinel)  # a process whose parent was killed would wait for it for good
-    worker = Worker(config, lambda: stopped.value)
+    worker = Worker(config, asking.poll)
     with suppress(EOFError, OSError):  # the parent has let go
-        while True:
-            asking.send(_answer_of(worker, asking.recv()))
+        while (part := asking.recv()) is not None:
+            asking.send(_answer_of(worker, part))
 
 
 def _answer_of(worker: Worker, part: Part) -> Judged | RecordingError:

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m faults", description="Proof by breaking things.")
     parser.add_argument("--faults", type=int, default=40, metavar="N", help="of delivery, power cuts among them")
     parser.add_argument("--deaf", type=int, default=1, metavar="N", help="how often each cause of deafness is tried")
-    parser.add_argument("--soak", type=int, metavar="HOURS", help="instead: so many hours of sound in one go")
+    parser.add_argument("--soak", type=_hours, metavar="HOURS", help="instead: so many hours of sound in one go")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="another one breaks things at other instants")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminated)
@@ -57,6 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return int(kept)
+
+
+def _hours(text: str) -> int:
+    hours = int(text)
+    if hours < 1:
+        raise argparse.ArgumentTypeError(f"{text}, expected at least 1")
+    return hours
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:

@@ -825,6 +825,19 @@ def test_watch_shows_what_it_cannot_read(
     assert watched.lines == [f"{EVENT}: not a message that this version can read\n"]
 
 
+def test_watch_has_a_line_for_each_message(
+    urbansound: CommandFactory, published: Path, broker: Broker, subscribe: SubscriberFactory
+) -> None:
+    """JSON that another publisher has laid out over several lines comes as one."""
+    watched = urbansound("watch", "--config", published, "--json", "--count", "1")
+    watched.wait_for_log("watching")
+
+    subscribe(broker.options())._client.publish(EVENT, b'{\r\n "label": "siren"\n}', qos=1)
+
+    assert watched.wait() == 0
+    assert rows_of(watched.lines) == [{"label": "siren"}]
+
+
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
 def test_watch_escapes_what_the_terminal_cannot_show(
     urbansound: CommandFactory,

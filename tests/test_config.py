@@ -111,11 +111,15 @@ def test_an_unknown_key_is_refused_with_the_nearest_known(config_file: Path, tex
         ),
         pytest.param("[mqtt]\nprotocol = '4'", "mqtt.protocol = '4': Input should be '5' or '3.1.1'", id="protocol"),
         pytest.param("[mqtt.tls]\ncert_file = 'a'", "mqtt.tls: cert_file and key_file: expected both", id="half"),
+        pytest.param("[mqtt.tls]\nca_file = 'a'", "mqtt.tls: files without enabled, expected enabled", id="clear"),
         pytest.param("[node]\nid = 'Straße 7'", "node.id = 'Straße 7': String should match", id="identifier"),
-        pytest.param(
-            "[events]\nclasses = 5", "events.classes = 5: Input should be a valid dictionary", id="no classes"
-        ),
-        pytest.param("audio = 5", "audio = 5: Input should be a valid dictionary", id="no section"),
+        pytest.param("[events]\nclasses = 5", "events.classes = 5: Input should be a table of keys", id="no classes"),
+        pytest.param("audio = 5", "audio = 5: Input should be a table of keys", id="no section"),
+        pytest.param("[[audio]]", "audio: Input should be a table of keys", id="sections"),
+        pytest.param("[events]\nlabels = 'siren'", "events.labels = 'siren': Input should be an array", id="no array"),
+        pytest.param("[events]\nlabels = []", "events.labels: Array should not be empty", id="empty array"),
+        pytest.param("[model]\npath = 5", "model.path = 5: Input should be a valid string", id="no path"),
+        pytest.param("[spool]\npath = ''", "spool.path: expected a path, and it is empty", id="empty path"),
     ],
 )
 def test_a_wrong_value_is_refused(config_file: Path, text: str, expected: str) -> None:

@@ -68,6 +68,17 @@ def test_a_reader_gets_back_what_was_told() -> None:
     assert event.to_json() == payload
 
 
+def test_a_reader_has_all_times_in_utc() -> None:
+    """RFC 3339 allows an offset, and other publishers may use it; what UTC cannot name is not a moment."""
+    message = told(teller(), START)
+
+    event = read_message(json.dumps(message | {"start": "2026-01-01T14:00:00.100+02:00"}).encode())
+
+    assert isinstance(event, EventMessage)
+    assert f"{event.start:%H:%M:%S.%f}" == "12:00:00.100000"
+    assert read_message(json.dumps(message | {"start": "0001-01-01T00:00:00+02:00"}).encode()) is None
+
+
 def test_a_reader_of_today_understands_what_a_newer_agent_adds() -> None:
     """Unknown fields are skipped; that is what lets a schema grow."""
     message = told(teller(), START)

@@ -256,6 +256,17 @@ def test_no_process_is_left_behind(
         assert replayed.stderr == ""
 
 
+def test_processes_leave_a_part_that_nobody_wants(judge: Judge, tmp_path: Path) -> None:
+    """A replay that ends early does not wait until an hour of sound is judged."""
+    crew = Processes(judge.config, 1)
+    answer = crew.submit(Part(sparse_wav(tmp_path / "day.wav", 24 * 3600), "mix", 0, None, lead=0))
+    wait_until(answer.running, "it has been handed over")
+
+    crew.close()
+
+    assert answer.result().until < 3600 * 8_000
+
+
 def test_too_many_processes_are_said(urbansound: CommandFactory, tmp_path: Path) -> None:
     """Where the system starts no more of them, those that it has started end as well: an error, not a wait for good."""
     replayed = urbansound("replay", "--jobs", "20", sparse_wav(tmp_path / "day.wav", 24 * 3600))
