@@ -194,6 +194,8 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 def _source(text: str) -> "Source":
     from agent.archive import MARK, RemoteFile
 
+    if not text:  # it would be the folder that one stands in
+        raise argparse.ArgumentTypeError("expected a path, and it is empty")
     return RemoteFile(text) if MARK in text else Path(text)
 
 
@@ -215,7 +217,7 @@ def _start(text: str) -> datetime | str:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: expected RFC 3339 such as 2026-01-01T12:00:00Z, or now") from None
     if start.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text}: no time zone, expected for example {text}Z for UTC")
+        raise argparse.ArgumentTypeError(f"{text}: no time zone, expected for example {start.isoformat()}Z for UTC")
     if not FIRST_YEAR <= start.year <= LAST_YEAR:
         raise argparse.ArgumentTypeError(f"{text}: expected a time in the years {FIRST_YEAR} to {LAST_YEAR}")
     return start.astimezone(UTC)

@@ -5,6 +5,7 @@ judged again where a worker is lost, so nothing is. Here and on the workers it n
 version of the agent and the same model; the recordings are opened there, by the same path or address.
 """
 
+import asyncio
 import functools
 import logging
 import threading
@@ -48,9 +49,13 @@ class Cluster:
         self._scheduler = scheduler
         logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters comes as an error
         try:
+            # First: a client that cannot begin would end after 20 s, with a traceback, or wait for good.
+            asyncio.run(_greet(scheduler))
             self._client: Any = distributed.Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ClusterError(f"--dask {scheduler}: no scheduler answers ({error})") from error
+        # TypeError: TLS, and no certificate in Dask's configuration. MemoryError: what SSH says is taken for a length.
+        except (OSError, ValueError, TypeError, MemoryError) as error:
+            reason = str(error) or "somebody takes the connection and says nothing"
+            raise ClusterError(f"--dask {scheduler}: no scheduler answers ({reason})") from error
         self.n = sum(self._client.nthreads().values())
         if self.n == 0:
             self._client.close()
@@ -97,6 +102,16 @@ class Cluster:
         with suppress(*self._lost):  # it has gone by itself
             self._executor.shutdown(wait=False)
         self._client.close()
+
+
+async def _greet(scheduler: str) -> None:
+    """See whether somebody answers there."""
+    import distributed
+
+    identity = distributed.Security().get_connection_args("client")
+    async with asyncio.timeout(CONNECT_S + ANSWER_S):
+        answer = await distributed.comm.connect(scheduler, CONNECT_S, **identity)
+        await answer.close()
 
 
 def judge_part(config: str, model_sha256: str, version: str, part: Part) -> Judged:

@@ -27,6 +27,15 @@ LONGEST_FFT = 1 << 16
 LOWEST_LEVEL_DB = -300.0
 NARROWEST_RANGE_HZ = 1.0
 
+# pydantic speaks of Python's types; whoever writes TOML or JSON knows others.
+_IN_WORDS = {
+    "tuple_type": "Input should be an array",
+    "too_short": "Array should not be empty",
+    "dict_type": "Input should be a table of keys",
+    "model_type": "Input should be a table of keys",
+    "path_type": "Input should be a valid string",
+}
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -408,9 +417,8 @@ def first_problem(error: ValidationError) -> str:
     problems = [(_place(problem), problem) for problem in error.errors(include_url=False)]
     where, problem = problems[0]
     # A value that may be this or that has one problem for each; told as one.
-    message = ", or ".join(
-        dict.fromkeys(other["msg"].removeprefix("Value error, ") for place, other in problems if place == where)
-    )
+    messages = (_IN_WORDS.get(other["type"], other["msg"]) for place, other in problems if place == where)
+    message = ", or ".join(dict.fromkeys(said.removeprefix("Value error, ") for said in messages))
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key"
     if problem["type"] in ("value_error", "missing"):

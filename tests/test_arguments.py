@@ -42,6 +42,7 @@ def test_help_lists_the_commands(call: Caller) -> None:
         ((), "the following arguments are required: COMMAND"),
         (("listen",), "invalid choice: 'listen'"),
         (("replay",), "the following arguments are required: PATH"),
+        (("replay", ""), "argument PATH: expected a path, and it is empty"),
         (("replay", "--format", "xml", "a.wav"), "invalid choice: 'xml'"),
         (("replay", "--channel", "0", "a.wav"), "0: expected a number from 1, or mix"),
         (("replay", "--speed", "-1", "a.wav"), "-1: expected a number from 0.01 to 1000000"),
@@ -51,6 +52,7 @@ def test_help_lists_the_commands(call: Caller) -> None:
             ("replay", "--start", "2026-01-01T12:00:00", "a.wav"),
             "no time zone, expected for example 2026-01-01T12:00:00Z",
         ),
+        (("replay", "--start", "2026-01-01", "a.wav"), "no time zone, expected for example 2026-01-01T00:00:00Z"),
         (
             ("replay", "--start", "0001-01-01T00:00:00+14:00", "a.wav"),
             "+14:00: expected a time in the years 1900 to 2999",

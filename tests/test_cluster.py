@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import distributed
@@ -106,13 +108,44 @@ def test_no_cluster_is_said(judge: Judge) -> None:
     """Nobody there, or nobody who works."""
     with pytest.raises(ClusterError, match="no scheduler answers"):
         Cluster(f"tcp://127.0.0.1:{free_port()}", judge)
-    with pytest.raises(ClusterError, match="no scheduler answers"):
-        Cluster("what://is this", judge)
     with (
         distributed.LocalCluster(n_workers=0, processes=True, host="127.0.0.1", dashboard_address=":0") as empty,
         pytest.raises(ClusterError, match="has no workers"),
     ):
         Cluster(empty.scheduler_address, judge)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1", "missing port number"),
+        ("what://is this", "unknown address scheme"),
+        ("tls://127.0.0.1:1", "TLS expects"),  # and Dask's configuration names no certificate
+    ],
+)
+def test_an_address_that_cannot_be_a_cluster_is_said(
+    urbansound: CommandFactory, street: Path, address: str, reason: str
+) -> None:
+    """In one line, with the exit code of a cluster that is not there."""
+    command = urbansound("replay", "--dask", address, street / "c-short.wav")
+
+    assert (command.wait(), command.lines) == (69, [])
+    assert command.stderr.startswith(f"urbansound: --dask {address}: no scheduler answers ({reason}")
+    assert command.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"], ids=["nothing", "ssh"])
+def test_who_is_no_scheduler_is_said(judge: Judge, monkeypatch: pytest.MonkeyPatch, greeting: bytes) -> None:
+    """Who takes the connection and is something else, such as Dask's dashboard, is not waited for."""
+    monkeypatch.setattr("agent.cluster.CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+        taken = threads.submit(server.accept)
+        threads.submit(lambda: taken.result()[0].sendall(greeting))
+
+        with pytest.raises(ClusterError, match="no scheduler answers"):
+            Cluster(f"tcp://127.0.0.1:{server.getsockname()[1]}", judge)
+
+        taken.result()[0].close()
 
 
 def test_a_cluster_that_goes_away_is_said(street: Path, judge: Judge) -> None:

@@ -4,10 +4,12 @@ import argparse
 import ast
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,7 @@ from tests.broker import (
 )
 from tests.commands import Caller, CommandFactory
 from tests.conftest import REPOSITORY
+from tests.sound_server import SoundServer
 from tests.test_docs import PARSERS, commands_of
 from tests.test_outbox import RATE_HZ, START, event
 
@@ -431,6 +434,43 @@ def test_the_agent_listens_on_nothing(urbansound: CommandFactory, make_broker: B
     assert listening(agent.process.pid) == []
     assert broker._process is not None
     assert listening(broker._process.pid) == [f"tcp 0100007F:{broker.port:04X}"]
+
+
+# No sound out
+
+
+def test_sound_reaches_no_file(
+    sound_server: SoundServer, broker: Broker, subscribe: SubscriberFactory, tmp_path: Path
+) -> None:
+    """An agent that hears opens no file to write but its outbox and the hours, even where it logs all it can."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed (apt-get install strace)")
+    subscriber = subscribe(broker.options())
+    config, trace = tmp_path / "agent.toml", tmp_path / "trace"
+    config.write_text(
+        f'[node]\nid = "node-07"\n[audio]\ndevice = "{sound_server.device}"\n[log]\nlevel = "debug"\n'
+        f'[mqtt]\nhost = "{HOST}"\nport = {broker.port}\n[spool]\npath = "{tmp_path}/spool.sqlite"\n',
+        encoding="utf-8",
+    )
+    # -D: the agent is our child, and the tracer its.
+    tracer = ["strace", "-D", "-f", "-e", "trace=open,openat,creat", "-o", str(trace)]
+    with subprocess.Popen(
+        [*tracer, sys.executable, "-m", "agent.cli", "run", "--config", str(config)],
+        cwd=REPOSITORY,
+        env=sound_server.environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        stderr=subprocess.DEVNULL,
+    ) as agent:
+        try:
+            subscriber.wait_for(1, f"{NODE}/health")  # what it hears is judged
+            agent.send_signal(signal.SIGTERM)
+            assert agent.wait(60) == 143
+        finally:
+            agent.kill()
+    wait_until(lambda: f"{agent.pid} +++ exited" in trace.read_text(encoding="utf-8"), "the end of the trace")
+
+    opened = re.findall(r'"([^"]+)", [A-Z_|]*O_(?:WRONLY|RDWR)[^)]*\) = \d', trace.read_text(encoding="utf-8"))
+    files = {name for name in opened if not name.startswith(("/dev/", "/proc/"))}  # /dev/shm is memory
+    assert {name.partition(".sqlite")[0] for name in files} == {f"{tmp_path}/spool", f"{tmp_path}/coverage"}
 
 
 # Data, never code

@@ -19,7 +19,7 @@ from agent.replay import classify, replay
 from agent.stop import Stop
 from agent.values import Prediction
 from agent.wavfile import Recording, open_recording
-from agent.workers import PARTS_AHEAD, WORTH_S, Part, Processes, Workers, worthwhile
+from agent.workers import PARTS_AHEAD, WORTH_S, Judged, Part, Processes, Workers, worthwhile
 from tests.broker import wait_until
 from tests.commands import CommandFactory
 from tests.wail import wail
@@ -257,14 +257,17 @@ def test_no_process_is_left_behind(
 
 
 def test_processes_leave_a_part_that_nobody_wants(judge: Judge, tmp_path: Path) -> None:
-    """A replay that ends early does not wait until an hour of sound is judged."""
+    """A replay that ends early does not wait until a day of sound is judged."""
     crew = Processes(judge.config, 1)
-    answer = crew.submit(Part(sparse_wav(tmp_path / "day.wav", 24 * 3600), "mix", 0, None, lead=0))
-    wait_until(answer.running, "it has been handed over")
+    ((_, asked),) = crew._processes
+    asked.send(Part(sparse_wav(tmp_path / "day.wav", 24 * 3600), "mix", 0, None, lead=0))
 
+    asked.send(None)  # as `close` does
+    answer = asked.recv()
     crew.close()
 
-    assert answer.result().until < 3600 * 8_000
+    assert isinstance(answer, Judged)
+    assert answer.until < 3600 * 8_000
 
 
 def test_too_many_processes_are_said(urbansound: CommandFactory, tmp_path: Path) -> None:
