@@ -151,11 +151,18 @@ class Rescaling:
 
 
 def read_rescaling(folder: Path) -> Rescaling | None:
-    """What stands beside the trained networks; None where they are not to be calibrated."""
+    """What stands beside the trained networks; None where they are not to be calibrated.
+
+    Raises:
+        UsageError: it is damaged.
+    """
     file = folder / CALIBRATION_NAME
     if not file.is_file():
         return None
-    stored = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        stored = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{file}: not JSON ({error}), expected what `calibrate` wrote") from error
     return Rescaling(
         output=stored["output"],
         labels=tuple(stored["labels"]),

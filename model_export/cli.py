@@ -523,8 +523,11 @@ def _write_json(figures: object, file: Path) -> None:
 def _build(options: argparse.Namespace) -> None:
     work = Path(f"{options.out.resolve()}.networks")
     steps = argparse.Namespace(**vars(options) | {"networks": work, "model": options.out})
+    # First of all: what is not there is said before the work, and before there is a folder.
+    _recipe(options)
+    _clips(options)
     if options.results:
-        _rescaling(options.results)  # first of all: what is not there is said before the work
+        _rescaling(options.results)
     with _writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
     _train(argparse.Namespace(**vars(options) | {"out": work}))

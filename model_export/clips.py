@@ -187,8 +187,8 @@ def class_folders(folder: Path) -> list[Clip]:
     the same each time.
 
     Raises:
-        UsageError: no such folder, fewer than two classes, a recording outside of them, a name that is no label, or
-            fewer than two recordings of a class.
+        UsageError: no such folder, fewer than two classes, a recording outside of them, a name that is no label, a
+            link to a folder within a class, or fewer than two recordings of a class.
         RecordingError: a class without recordings, or a folder that cannot be listed.
     """
     try:
@@ -224,6 +224,9 @@ def _recordings_of_class(folder: Path) -> dict[str, list[Path]]:
     files, problems = walk([folder])
     if problems:
         raise problems[0]
+    links = [path for path in folder.rglob("*") if path.is_symlink() and path.is_dir()]
+    if links:  # `walk` does not enter them
+        raise UsageError(f"--data {links[0]}: is a link to a folder, expected the folder itself")
     recordings: dict[str, list[Path]] = {}
     for file in files:
         recordings.setdefault(f"{folder.name}/{file.relative_to(folder).parts[0]}", []).append(file)

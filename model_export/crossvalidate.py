@@ -103,7 +103,7 @@ def crossvalidate(
                     found += frozen_runs(system_of(peer), peer.embeddings_of, other_split[0], {fold: other_split[1]})
                 write_predictions(found, work / ESC10_NAME)
             with whole(work / TESTED_NAME) as file:
-                file.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+                file.write_text(_as_text(asked), encoding="utf-8")
         for name in tested:
             runs[name] += read_predictions(work / name)
         log.info("crossvalidate.tested fold=%d", fold)
@@ -135,7 +135,11 @@ def _is_tested(work: Path, tested: Sequence[str], asked: Mapping[str, object]) -
     names = [*tested, *([WINDOWS_NAME] if PREDICTIONS_NAME in tested else [])]
     if not all((work / name).is_file() for name in (*names, TESTED_NAME)):
         return False
-    return bool(json.loads((work / TESTED_NAME).read_text(encoding="utf-8")) == asked)
+    return (work / TESTED_NAME).read_bytes() == _as_text(asked).encode()  # damaged, it is of none
+
+
+def _as_text(asked: Mapping[str, object]) -> str:
+    return json.dumps(asked, indent=1) + "\n"
 
 
 def _model(

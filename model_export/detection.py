@@ -188,9 +188,8 @@ def n_matches(true: Sequence[float], told: Sequence[float], collar_s: float = CO
 
 
 def _free_s(busy: Sequence[tuple[float, float]], duration_s: float) -> float:
-    edges = sorted((max(0.0, start), min(duration_s, stop)) for start, stop in busy)
-    covered, until = 0.0, 0.0
-    for start, stop in edges:
-        covered += max(0.0, stop - max(start, until))
+    free, until = 0.0, 0.0
+    for start, stop in sorted(busy):  # what lies between them, and not the rest: that is not 0 to the last bit
+        free += max(0.0, min(start, duration_s) - until)
         until = max(until, stop)
-    return duration_s - covered
+    return free + max(0.0, duration_s - until)

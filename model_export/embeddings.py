@@ -23,7 +23,7 @@ from agent.model_card import ModelFolder
 from agent.values import AudioBlock, FloatArray, Prediction
 from agent.wavfile import open_recording
 from model_export.clips import Clip
-from model_export.files import whole
+from model_export.files import UNREADABLE, whole
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class EmbeddingCache:
             kept = self._folder / f"{_sha256_of(clip.file)}.npy"
             try:
                 embeddings[clip] = _kept(kept)
-            except (OSError, ValueError):  # not there yet, or damaged
+            except UNREADABLE:  # not there yet, or damaged
                 rows: list[FloatArray] = _heard(clip.file, self._embedded)
                 embeddings[clip] = np.stack(rows)
                 _keep(kept, embeddings[clip])

@@ -231,7 +231,7 @@ def _likeness(network: keras.Model, model: ModelFolder, windows: Sequence[FloatA
     cosines = (one * other).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
     likeness = Likeness(float(np.median(cosines)), float(cosines.min()), len(windows))
     least = MIN_COSINE[model.card.embedding.output.dtype]
-    if likeness.median < least:
+    if not likeness.median >= least:  # nor where sums that overflowed leave no number
         raise ModelError(
             f"{model.path}: embeddings have a median cosine of {likeness.median:.4f} with those of the weights, "
             f"expected {least} or more"

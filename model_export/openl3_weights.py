@@ -119,7 +119,7 @@ def _numbers(file: Path, name: str, array: h5py.Dataset) -> FloatArray:
 
 
 def _shapes(arrays: Sequence[h5py.Dataset]) -> tuple[tuple[int, ...], ...]:
-    return tuple(array.shape for array in arrays)
+    return tuple(array.shape or () for array in arrays)  # None: it has no data
 
 
 def _said(shapes: tuple[tuple[int, ...], ...]) -> str:

@@ -41,6 +41,7 @@ AUTHOR = "urban-sound-agent"
 LICENCE = "CC-BY-NC-3.0 (trained on UrbanSound8K, which is for non-commercial use)"
 DESCRIPTION = "L3 audio network scaled for the edge with an MLP 512-128; the ten classes of UrbanSound8K and background"
 DOCUMENT = "MODEL_CARD.md"
+AS_PEOPLE_SAVED_IT = {"encoding": "utf-8", "errors": "surrogateescape"}  # bytes that are not UTF-8 stay
 
 GROUPS = {
     "air_conditioner": "machinery",
@@ -203,7 +204,7 @@ def write_model_json(folder: Path, card: ModelCard) -> ModelFolder:
 def is_calibrated(model: ModelFolder) -> bool:
     """Whether the model's document says that a calibration was folded into its classifier."""
     document = model.path / DOCUMENT
-    return document.is_file() and CALIBRATED in document.read_text(encoding="utf-8")
+    return document.is_file() and CALIBRATED in document.read_text(**AS_PEOPLE_SAVED_IT)
 
 
 def write_events(model: ModelFolder, events: EventCard, text: str, out: Path) -> ModelFolder:
@@ -227,11 +228,11 @@ def write_events(model: ModelFolder, events: EventCard, text: str, out: Path) ->
                     shutil.copyfile(model.path / name, out / name)
         document = out / DOCUMENT
         if document.is_file():
-            before = document.read_text(encoding="utf-8").replace(FIRST_CHOICES, TUNED).replace(INHERITED, TUNED)
-            before = re.sub(rf"(?ms)^{EVENTS_HEADING}\n.*?(?=^## )", "", before)
+            before = document.read_text(**AS_PEOPLE_SAVED_IT).replace(FIRST_CHOICES, TUNED).replace(INHERITED, TUNED)
+            before = re.sub(rf"(?ms)^{EVENTS_HEADING}\n.*?(?=^## |\Z)", "", before)
             head, limits, rest = before.partition("## Limits\n")
             with whole(document) as file:
-                file.write_text(f"{head}{EVENTS_HEADING}\n{text}\n{limits}{rest}", encoding="utf-8")
+                file.write_text(f"{head}{EVENTS_HEADING}\n{text}\n{limits}{rest}", **AS_PEOPLE_SAVED_IT)
         return write_model_json(out, model.card.model_copy(update={"events": events}))
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}; expected a folder to write to") from error

@@ -28,6 +28,7 @@ MAX_VALUES = 1 << 22  # that are looked at at once: stretches by thresholds by t
 
 Floats = NDArray[np.float64]
 Steps = tuple[Floats, Floats]  # thresholds, and by how much a count changes as the threshold falls to each
+NEVER_FOUND: tuple[Floats, Floats] = np.empty(0), np.empty(0)  # the curve of a label that has no scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +77,17 @@ def psds(scenes: Sequence[ScoredScene], labels: Sequence[str], tolerances: Toler
 
     Args:
         scenes: of all recordings.
-        labels: of the scores; labels that never sound are in cross triggers and false positives of no label.
+        labels: of the scores; labels that never sound are in cross triggers and false positives of no label, and what
+            sounds and is none of these is never found.
         tolerances: what counts as right.
     """
-    lengths = {
-        label: sum(one.offset_s - one.onset_s for scene in scenes for one in scene.soundings if one.label == label)
-        for label in labels
-    }
-    true = [label for label in labels if lengths[label] > 0.0]
-    found = {other: lengths[other] for other in true}
-    curves = [_curve(scenes, labels.index(label), label, found, tolerances) for label in true]
+    lengths: dict[str, float] = {}  # of all that sounds
+    for one in (one for scene in scenes for one in scene.soundings):
+        lengths[one.label] = lengths.get(one.label, 0.0) + one.offset_s - one.onset_s
+    curves = [
+        _curve(scenes, labels.index(label), label, lengths, tolerances) if label in labels else NEVER_FOUND
+        for label in lengths
+    ]
     return _area(curves, tolerances) if curves else 0.0
 
 

@@ -27,7 +27,7 @@ from agent.model_card import FrontEndNumbers, TensorCard, load_model_folder, sha
 from agent.values import FloatArray
 from model_export.clips import Clip
 from model_export.features import read_mono
-from model_export.files import whole
+from model_export.files import UNREADABLE, whole
 
 log = logging.getLogger(__name__)
 
@@ -234,9 +234,12 @@ class PublishedNetwork:
             RecordingError: a clip cannot be read.
         """
         known: dict[str, FloatArray] = {}
-        if self._cache and self._cache.is_file():
-            with np.load(self._cache) as rows:
-                known = dict(rows)
+        if self._cache:
+            try:
+                with np.load(self._cache) as rows:
+                    known = dict(rows)
+            except UNREADABLE as error:  # not there yet, or damaged
+                log.debug("published.no_embeddings file=%s: %s", self._cache, error)
         try:
             contents = [sha256_of(clip.file) for clip in clips]
         except OSError as error:

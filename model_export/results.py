@@ -5,7 +5,6 @@ network made of each window of one fold. Nothing here needs TensorFlow: others c
 """
 
 import csv
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from agent.errors import UsageError
 from agent.values import FloatArray
 from model_export.clips import Clip
-from model_export.files import whole
+from model_export.files import UNREADABLE, whole
 
 PREDICTIONS_NAME, ESC10_NAME, WINDOWS_NAME = "predictions.csv", "esc10.csv", "windows.npz"
 FILES = {"us8k": PREDICTIONS_NAME, "esc10": ESC10_NAME}  # by data set
@@ -208,7 +207,7 @@ def read_windows(file: Path, run: FoldPredictions) -> FoldWindows:
     try:
         with np.load(file) as stored:
             output, clips, counts, sums = (stored[name] for name in ("output", "clips", "counts", "sums"))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{file}: {error}; expected what `urbansound-model crossvalidate` writes") from error
     if tuple(clips.tolist()) != run.clips or sums.shape != (counts.sum(), len(run.labels)):
         raise UsageError(f"{file}: not of the clips and labels of {PREDICTIONS_NAME}, expected of the same run")

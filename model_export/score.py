@@ -50,9 +50,9 @@ class Score:
         """Over all labels."""
         return total(self.counts.values())
 
-    def false_alarms_per_hour(self, counts: Counts) -> float:
-        """For each event-free hour."""
-        return counts.false_alarms / self.event_free_hours if self.event_free_hours else 0.0
+    def false_alarms_per_hour(self, counts: Counts) -> float | None:
+        """For each event-free hour; None where there is no such time."""
+        return counts.false_alarms / self.event_free_hours if self.event_free_hours else None
 
 
 def score(system: str, tracks: Sequence[Track], rules: Mapping[str, EventRule], events: EventCard) -> Score:
@@ -109,8 +109,9 @@ def best_single_threshold(tracks: Sequence[Track], rules: Mapping[str, EventRule
     for track in tracks:
         truth = Truth(track.scene.soundings, track.duration_s)
         found = events_of_candidates(track, candidates, events)
+        missed = total(truth.counts(label, ()) for label in truth.labels - rules.keys())
         sums = [
-            one + total(truth.counts(label, told[place]) for label, told in found.items())
+            one + missed + total(truth.counts(label, told[place]) for label, told in found.items())
             for place, one in enumerate(sums)
         ]
     return max(zip(sums, THRESHOLDS, strict=True), key=lambda pair: pair[0].event_f1)[1]

@@ -23,7 +23,7 @@ def score_text(scores: Sequence[Score]) -> str:
             one.system,
             *(f"{value:.3f}" for value in (one.total.event_f1, one.total.precision, one.total.recall)),
             *(f"{value:.3f}" for value in (one.total.segment_f1, one.errors.rate, one.psds1, one.psds2)),
-            f"{one.false_alarms_per_hour(one.total):.1f}",
+            _per_hour(one.total, one.event_free_hours),
         ]
         for one in scores
     ]
@@ -38,6 +38,10 @@ def score_text(scores: Sequence[Score]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _per_hour(counts: Counts, event_free_hours: float) -> str:
+    return f"{counts.false_alarms / event_free_hours:.1f}" if event_free_hours else "–"
+
+
 def _labels_table(counts: Mapping[str, Counts], event_free_hours: float) -> str:
     return table(
         ["label", "events", "told", "precision", "recall", "event F1", "1-s segment F1", "false alarms/h"],
@@ -47,7 +51,7 @@ def _labels_table(counts: Mapping[str, Counts], event_free_hours: float) -> str:
                 str(one.true),
                 str(one.told),
                 *(f"{value:.2f}" for value in (one.precision, one.recall, one.event_f1, one.segment_f1)),
-                f"{one.false_alarms / event_free_hours:.1f}" if event_free_hours else "–",
+                _per_hour(one, event_free_hours),
             ]
             for label, one in counts.items()
         ],
@@ -123,7 +127,7 @@ def _tuning_parts(tuning: Tuning) -> Iterator[str]:
                 str(taken.held_out[label].true),
                 f"{taken.held_out[label].precision:.2f}",
                 f"{taken.held_out[label].recall:.2f}",
-                f"{taken.held_out[label].false_alarms / hours:.1f}" if hours else "–",
+                _per_hour(taken.held_out[label], hours),
             ]
             for label, rule in tuning.rules.items()
         ],
@@ -149,7 +153,7 @@ def _tried_row(one: Tried, hours: float, *, is_taken: bool) -> list[str]:
         f"{held_out.event_f1:.3f}",
         f"{fitted.segment_f1:.3f}",
         f"{held_out.segment_f1:.3f}",
-        *(f"{counts.false_alarms / hours:.1f}" if hours else "–" for counts in (fitted, held_out)),
+        *(_per_hour(counts, hours) for counts in (fitted, held_out)),
         "taken" if is_taken else "",
     ]
 

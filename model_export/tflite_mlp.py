@@ -54,7 +54,7 @@ def write_mlp(mlp: Mlp, reads: TensorCard, embeddings: FloatArray, file: Path) -
         kernel = graph.constant(f"weights{number}", np.rint(weights / scales).astype(np.int8).T, scales)
         bias_scales = scales * np.float32(scale)
         offset = graph.constant(f"bias{number}", np.rint(bias / bias_scales).astype(np.int32), bias_scales)
-        scale, zero_point = _affine(outputs)
+        scale, zero_point = _affine(outputs, finest=float(bias_scales.max()))
         answer = graph.activation("sums" if is_last else f"hidden{number}", len(bias), scale, zero_point)
         graph.dense([values, kernel, offset], answer, has_relu=not is_last)
         values = answer
@@ -83,10 +83,15 @@ def run_mlp(file: Path, reads: TensorCard, embeddings: FloatArray) -> FloatArray
     return np.stack(rows)
 
 
-def _affine(values: FloatArray) -> tuple[float, int]:
-    """Scale and zero point of an int8 tensor that holds these values, and 0."""
+def _affine(values: FloatArray, finest: float = 0.0) -> tuple[float, int]:
+    """Scale and zero point of an int8 tensor that holds these values, and 0.
+
+    Args:
+        values: what it holds.
+        finest: the steps in which they are summed up; LiteRT runs no network that answers in much finer ones.
+    """
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    scale = (high - low) / 255 or 1.0
+    scale = max((high - low) / 255, finest) or 1.0
     return scale, round(-128 - low / scale)
 
 

@@ -14,7 +14,7 @@ import keras
 from agent.errors import UsageError
 from model_export import networks
 from model_export.calibration import Rescaling, read_rescaling
-from model_export.files import whole
+from model_export.files import UNREADABLE, whole
 
 TRAINING_NAME = "training.json"
 NETWORKS = (networks.EMBEDDING, networks.CLASSIFIER)
@@ -37,22 +37,33 @@ def load_networks(folder: Path) -> tuple[keras.Model, keras.Model]:
     """The two networks that `train` saved.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or they are damaged.
     """
     training_record(folder)  # says what is not there
-    embedding, classifier = (keras.models.load_model(folder / f"{name}.keras", compile=False) for name in NETWORKS)
+    embedding, classifier = (_network(folder / f"{name}.keras") for name in NETWORKS)
     return embedding, classifier
+
+
+def _network(file: Path) -> keras.Model:
+    try:
+        return keras.models.load_model(file, compile=False)
+    except UNREADABLE as error:
+        raise UsageError(f"{file}: missing or damaged ({error}), expected what `train` wrote") from error
 
 
 def training_record(folder: Path) -> dict[str, Any]:
     """What `train` wrote about itself: the recipe, the data, how it went.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: it is not there, or damaged.
     """
-    if not (folder / TRAINING_NAME).is_file():
+    file = folder / TRAINING_NAME
+    if not file.is_file():
         raise UsageError(f"{folder}: has no {TRAINING_NAME}, expected what `train` wrote")
-    record: dict[str, Any] = json.loads((folder / TRAINING_NAME).read_text(encoding="utf-8"))
+    try:
+        record: dict[str, Any] = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{file}: not JSON ({error}), expected what `train` wrote") from error
     return record
 
 

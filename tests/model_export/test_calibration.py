@@ -165,6 +165,14 @@ def test_half_a_calibration_is_none(tmp_path: Path, full_disk: Callable[[], Abst
     assert read_rescaling(tmp_path) == before
 
 
+def test_a_calibration_that_was_cut_is_named(tmp_path: Path) -> None:
+    """Networks that were to be calibrated are not shipped without it."""
+    (tmp_path / "calibration.json").write_text('{"output": "sigm', encoding="utf-8")
+
+    with pytest.raises(UsageError, match=r"calibration\.json: not JSON .*, expected what `calibrate` wrote"):
+        read_rescaling(tmp_path)
+
+
 def test_networks_without_calibration_are_left_alone(tmp_path: Path) -> None:
     """No file, nothing to fold in."""
     assert read_rescaling(tmp_path) is None

@@ -204,7 +204,24 @@ def test_build_says_at_once_that_the_model_cannot_be_written(
     assert f"{tmp_path / 'model'}: File exists; expected a place to write to" in capsys.readouterr().err
 
 
-def test_build_writes_into_the_folder_that_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_leaves_no_folder_where_it_cannot_begin(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Keras, or without the data."""
+    us8k, esc10 = map(str, data_sets)
+    out = tmp_path / "model"
+
+    assert cli.main(["build", "--us8k", str(tmp_path), "--esc10", esc10, "--out", str(out)]) == 2
+    assert not out.exists()
+    monkeypatch.delitem(sys.modules, "model_export.train", raising=False)
+    monkeypatch.setitem(sys.modules, "keras", None)
+    assert cli.main(["build", "--us8k", us8k, "--esc10", esc10, "--out", str(out)]) == 2
+    assert not out.exists()
+
+
+def test_build_writes_into_the_folder_that_one_stands_in(
+    data_sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trained networks lie beside it, not in it, until they are no longer needed."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -218,7 +235,8 @@ def test_build_writes_into_the_folder_that_one_stands_in(tmp_path: Path, monkeyp
     for step in ("_quantize", "_package", "_verify"):
         monkeypatch.setattr(cli, step, lambda _options: None)
 
-    assert cli.main(["build", "--us8k", "a", "--esc10", "b", "--out", "."]) == 0
+    us8k, esc10 = map(str, data_sets)
+    assert cli.main(["build", "--us8k", us8k, "--esc10", esc10, "--out", "."]) == 0
 
     assert trained == [tmp_path / "here.networks"]
     assert list(tmp_path.iterdir()) == [tmp_path / "here"]

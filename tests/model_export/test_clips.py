@@ -185,6 +185,21 @@ def test_each_fold_has_its_share_of_each_class(tmp_path: Path) -> None:
     assert class_folders(tmp_path) == clips
 
 
+def test_linked_recordings_are_not_passed_over(tmp_path: Path) -> None:
+    """A class, or a file, may be a link; a folder of clips in a class may not, and says so at any depth."""
+    for name in ("elsewhere/a.wav", "elsewhere/b.wav", "data/bell/a.wav", "data/bell/tower/b.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "data" / "horn").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "bell" / "c.wav").symlink_to(tmp_path / "elsewhere" / "a.wav")
+    assert len(class_folders(tmp_path / "data")) == 5
+
+    (tmp_path / "data" / "bell" / "tower" / "more").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(UsageError, match=r"bell/tower/more: is a link to a folder, expected the folder itself"):
+        class_folders(tmp_path / "data")
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

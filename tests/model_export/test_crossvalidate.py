@@ -16,7 +16,7 @@ from agent.model_card import load_model_folder
 from agent.values import Window
 from model_export.calibration import Rescaling
 from model_export.clips import LABELS, Clip, hold_out_fold
-from model_export.crossvalidate import calibrated_model, crossvalidate
+from model_export.crossvalidate import TESTED_NAME, _as_text, _is_tested, calibrated_model, crossvalidate
 from model_export.published import PublishedNetwork
 from model_export.quantize import representative_windows
 from model_export.results import (
@@ -63,6 +63,15 @@ def assert_same(runs: Sequence[FoldPredictions], others: Sequence[FoldPrediction
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training fails."""
     monkeypatch.setattr("model_export.train._generation", None)
+
+
+def test_a_damaged_record_is_of_no_test(tmp_path: Path) -> None:
+    """The fold is tested again."""
+    asked: dict[str, object] = {"clips_sha256": "0", "peers": [{"name": "yamnet", "sha256": "1"}]}
+    for record, is_tested in ((_as_text(asked), True), (_as_text({**asked, "peers": []}), False), ("{", False)):
+        (tmp_path / TESTED_NAME).write_text(record, encoding="utf-8")
+
+        assert _is_tested(tmp_path, [], asked) is is_tested
 
 
 @pytest.mark.slow

@@ -41,6 +41,13 @@ def test_counts_of_a_siren(told: list[Sounding], expected: Counts) -> None:
     assert Truth(STREET, 20.0).counts("siren", told) == expected
 
 
+def test_the_last_second_counts_though_it_is_not_whole() -> None:
+    """A recording ends where it ends: the siren sounds in the seconds 19 and 20, and is told in the second of them."""
+    told = Truth((siren(19.8, 20.3),), 20.5).counts("siren", [siren(20.1, 20.4)])
+
+    assert told == Counts(1, 1, 1, 1, 1, 2)
+
+
 def test_a_wrong_label_is_no_false_alarm() -> None:
     """Something did sound: it is a mistake of labels, and counts in precision."""
     told = Truth(STREET, 20.0).counts("drilling", [Sounding(3.0, 4.0, "drilling")])
@@ -53,6 +60,11 @@ def test_event_free_time_leaves_out_sounds_and_a_second_around_them() -> None:
     assert Truth(STREET, 20.0).event_free_s == pytest.approx(15.0)
     assert Truth((siren(0.0, 2.0), siren(19.5, 20.0)), 20.0).event_free_s == pytest.approx(20.0 - 3.0 - 1.5)
     assert Truth((), 20.0).event_free_s == 20.0
+
+
+def test_where_all_time_is_busy_none_is_free() -> None:
+    """Nor 1e-15 s of it, of which an hour's false alarms would be made."""
+    assert Truth((siren(0.0, 1.956), siren(3.924, 7.838)), 7.838).event_free_s == 0.0
 
 
 def test_scores_are_made_of_sums() -> None:

@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image
+from matplotlib.patches import Rectangle
 
+from model_export import diagrams
+from model_export.clips import LABELS
 from model_export.diagrams import draw
 from model_export.evaluate import Evaluation, evaluate
 from tests.model_export.predicted import predicted
@@ -38,6 +41,21 @@ def test_peers_that_no_latin_letter_tells_apart_have_a_picture_each(tmp_path: Pa
     files = draw({"us8k": evaluation}, tmp_path)
 
     assert [file.name for file in files[1:3]] == ["us8k-confusion-сова-mlp.png", "us8k-confusion-лиса-mlp.png"]
+
+
+def test_pictures_show_the_figures_of_the_tables(evaluation: Evaluation) -> None:
+    """Shares of each label's clips, the right ones bold; how many of the clips have which likelihood, and are right."""
+    (confusions,) = diagrams._confusion(evaluation.systems[0], evaluation).axes
+    reliability, _, clips, _ = diagrams._calibration(evaluation.systems).axes
+
+    siren, drilling, background = map(LABELS.index, ("siren", "drilling", "background"))
+    told = {(*text.get_position(), text.get_text(), text.get_fontweight()) for text in confusions.texts}
+    assert told == {(siren, 0, "50", "bold"), (drilling, 0, "50", "normal"), (background, 1, "100", "bold")}
+    assert [label.get_text() for label in confusions.get_yticklabels()] == ["siren (2)", "background (1)"]
+    (dots,) = reliability.collections
+    np.testing.assert_allclose(np.asarray(dots.get_offsets(), np.float64), [[0.55, 0.0], [0.7, 1.0], [0.9, 1.0]])
+    bars = [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in clips.patches if isinstance(bar, Rectangle)]
+    np.testing.assert_allclose(bars, [[left, 0.1, 100 / 3] for left in (0.5, 0.7, 0.9)])
 
 
 def test_pictures_show_something(evaluation: Evaluation, tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ def test_another_model_hears_for_itself(
     assert not np.array_equal(first[clips[0]], second[clips[0]])
 
 
-@pytest.mark.parametrize("damaged", [b"", b"\x93NUMPY", b"PK\x03\x04 of some archive"])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\x93NUMPY", b"PK\x03\x04 of some archive", b"\x93NUMPY\x01\0\x10\0{'shape': (3,  \n"]
+)
 def test_a_damaged_file_in_the_cache_is_made_again(
     clips: list[Clip], cache: EmbeddingCache, tmp_path: Path, damaged: bytes
 ) -> None:

@@ -114,6 +114,7 @@ def test_the_folder_is_a_model_like_any_other(own: Path, base: ModelFolder) -> N
     assert model.card.labels == tuple(sorted(ESC10_NAMES.values()))
     assert model.card.background_label is None
     assert model.card.front_end == base.card.front_end
+    assert model.card.trained_on == base.card.trained_on  # the embedding has heard it: no peer, and no teacher
     assert (model.card.embedding, model.card.streaming) == (base.card.embedding, base.card.streaming)
     said = read_metadata(model.classifier_file)
     assert (said.name, said.labels, said.licence) == (model.card.name, model.card.labels, base.card.licence)

@@ -202,6 +202,23 @@ def test_a_network_that_says_something_else_is_no_model(
     assert not (tmp_path / "model" / "model.json").exists()
 
 
+def test_embeddings_that_are_no_numbers_are_like_nothing(
+    few_filters: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A changed bit can make 1e30 of a weight, which is finite; what comes of a few such is not."""
+    layers = random_layers()
+    for number in (1, 3, 5):  # convolutions
+        layers[number][0].flat[0] = 1e30
+
+    code = imported(
+        write_h5(tmp_path / "w.h5", named(layers)), tmp_path / "model", "--size", "512", "--dtype", "float32"
+    )
+
+    assert code == 78
+    assert "embeddings have a median cosine of nan" in capsys.readouterr().err
+    assert not (tmp_path / "model" / "model.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "code", "expected"),
     [

@@ -111,6 +111,9 @@ def set_array(layers: list[tuple[str, list[Any]]], number: int, index: int, valu
             lambda layers: set_array(layers, 2, 1, np.array([1, 2])), "holds int64, expected floating", id="integers"
         ),
         pytest.param(
+            lambda layers: set_array(layers, 2, 1, h5py.Empty("f4")), "3x3x1x2, one number, exp", id="no data"
+        ),
+        pytest.param(
             lambda layers: set_array(layers, 3, 3, np.array([-1.0, 1.0])),
             "has a variance of -1.0, expected",
             id="order",

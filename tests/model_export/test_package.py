@@ -26,6 +26,7 @@ from model_export.package import (
     FIRST_CHOICES,
     INHERITED,
     TUNED,
+    is_calibrated,
     write_card,
     write_document,
     write_events,
@@ -141,6 +142,17 @@ def test_other_numbers_of_events_leave_the_rest_as_it_is(untuned: ModelFolder, t
     assert written.path == tmp_path / "tuned"
     document = (written.path / DOCUMENT).read_text(encoding="utf-8")
     assert document == f"# It\n\n## Figures\nGood.\n\n## Events\nThe third.\n\n## Limits\nMany. {TUNED}\n"
+
+
+def test_a_document_that_people_have_changed_is_kept(untuned: ModelFolder) -> None:
+    """In whatever encoding they saved it, and whichever of its sections they took away."""
+    (untuned.path / DOCUMENT).write_bytes(b"# It\n\nvon J\xfcrgen\n\n")
+
+    assert not is_calibrated(untuned)
+    for text in ("The first.\n", "The second.\n"):
+        write_events(untuned, untuned.card.events, text, untuned.path)
+
+    assert (untuned.path / DOCUMENT).read_bytes() == b"# It\n\nvon J\xfcrgen\n\n## Events\nThe second.\n\n"
 
 
 def test_a_head_that_was_tuned_says_so(untuned: ModelFolder, tmp_path: Path) -> None:

@@ -41,6 +41,15 @@ def test_what_is_never_found_costs_its_share_and_the_spread() -> None:
     assert psds([scene], LABELS, PSDS1) == pytest.approx(0.0)
 
 
+def test_what_a_system_does_not_know_it_never_finds() -> None:
+    """A peer of fewer labels is not praised for them: as one that knows the dog, and has no score for it."""
+    scene = an_hour({"siren": {(10, 20): 0.9}}, SIREN, DOG)
+    of_siren = ScoredScene(scene.edges_s, scene.scores[:, :1], scene.soundings)
+
+    for tolerances in (PSDS1, Tolerances(0.7, 0.7, instability_cost=0.0)):
+        assert psds([of_siren], LABELS[:1], tolerances) == psds([scene], LABELS, tolerances)
+
+
 def test_false_positives_that_are_surer_than_the_truth_cost_area() -> None:
     """25 false alarms in an hour come before the siren is found: a quarter of the 100 is lost."""
     false = {(100 + 10 * n, 102 + 10 * n): 0.95 for n in range(25)}
@@ -65,6 +74,44 @@ def test_a_cross_trigger_costs_more_than_a_false_positive() -> None:
     assert psds([scene], LABELS, PSDS2) == pytest.approx(0.0)
     wide = Tolerances(0.1, 0.1, cross_tolerance=0.3, cross_cost=0.5, instability_cost=0.0, max_rate=2 * rate)
     assert psds([scene], LABELS, wide) == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_what_is_just_enough_is_enough() -> None:
+    """7 of the siren's 10 s are told; then 10 s are told, of which 7 are true: both are 0.7 to the last bit."""
+    late, early = an_hour({"siren": {(13, 20): 0.9}}, SIREN), an_hour({"siren": {(13, 23): 0.9}}, SIREN)
+
+    assert psds([late], LABELS, PSDS1) == pytest.approx(1.0)
+    assert psds([early], LABELS, PSDS1) == pytest.approx(1.0)
+    assert psds([an_hour({"siren": {(14, 23): 0.9}}, SIREN)], LABELS, PSDS1) == 0.0
+
+
+def test_scenes_are_one_recording_after_the_other() -> None:
+    """In two hours, one siren is found at once, the other after 50 false alarms: 25 an hour."""
+    false = {(100 + 10 * n, 102 + 10 * n): 0.7 for n in range(50)}
+    scenes = [an_hour({"siren": {(10, 20): 0.9}}, SIREN), an_hour({"siren": {(10, 20): 0.5, **false}}, SIREN)]
+
+    assert psds(scenes, LABELS, PSDS1) == pytest.approx((0.5 * 25 + 1.0 * 75) / 100)
+
+
+def test_the_spread_is_that_of_these_labels() -> None:
+    """All sirens are found and half of the dogs: mean 0.75 less 0.25, the deviation of these two and not of more."""
+    dogs = [DOG, Sounding(50.0, 52.0, "dog_bark")]
+    scene = an_hour({"siren": {(10, 20): 0.9}, "dog_bark": {(30, 32): 0.9}}, SIREN, *dogs)
+
+    assert psds([scene], LABELS, PSDS1) == pytest.approx(0.5)
+
+
+def test_cross_triggers_count_in_the_mean_over_the_other_labels() -> None:
+    """The siren's score rises at the dog first, and never at the drill, which is told as it is."""
+    labels, drill = (*LABELS, "drilling"), Sounding(60.0, 70.0, "drilling")
+    scene = an_hour({"siren": {(10, 20): 0.5, (30, 32): 0.9}, "dog_bark": {(30, 32): 0.9}}, SIREN, DOG, drill)
+    of_drill = np.zeros((HOUR, 1), np.float32)
+    of_drill[60:70] = 0.9
+    scene = ScoredScene(scene.edges_s, np.concatenate([scene.scores, of_drill], axis=1), scene.soundings)
+    rate = 1.0 + 0.5 * (HOUR / 2.0 + 0.0) / 2
+
+    wide = Tolerances(0.1, 0.1, cross_tolerance=0.3, cross_cost=0.5, instability_cost=0.0, max_rate=2 * rate)
+    assert psds([scene], labels, wide) == pytest.approx((2 / 3 + 1.0) / 2)
 
 
 def minutes(n_minutes: int) -> ScoredScene:

@@ -127,6 +127,20 @@ def test_with_a_cache_each_clip_is_heard_once(
         np.testing.assert_array_equal(row, same)
 
 
+def test_a_cache_that_was_cut_is_made_again(published: Path, data_sets: tuple[Path, Path], tmp_path: Path) -> None:
+    """It is as none."""
+    clips = urbansound8k(data_sets[0])[:1]
+    (expected,) = PublishedNetwork(published, cache=tmp_path).embeddings_of(clips)
+    (kept,) = tmp_path.glob("*.npz")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:100])
+
+    (rows,) = PublishedNetwork(published, cache=tmp_path).embeddings_of(clips)
+
+    np.testing.assert_array_equal(rows, expected)
+    assert len(kept.read_bytes()) == len(whole)
+
+
 def test_another_sound_of_the_same_name_is_heard(published: Path, data_sets: tuple[Path, Path], tmp_path: Path) -> None:
     """The cache knows a clip by its content: it is not fooled by a clip that was cut anew."""
     first, other = urbansound8k(data_sets[0])[:2]

@@ -122,6 +122,24 @@ def test_the_best_threshold_of_a_peer_is_found() -> None:
     assert best_single_threshold([heard(30.0, loud, true=true)], RULES, EVENTS) == 0.3
 
 
+def test_the_best_threshold_is_best_for_what_is_scored() -> None:
+    """With all that a peer does not know and so misses, finding one siren more is worth three false ones."""
+    sirens = [Sounding(2.0, 5.0, "siren"), Sounding(10.0, 13.0, "siren")]
+    dogs = [Sounding(60.0 + 4 * number, 61.0 + 4 * number, "dog_bark") for number in range(8)]
+    loud = [
+        (2.0, 5.0, 0.9),
+        (10.0, 13.0, 0.35),
+        *((20.0 + 10 * number, 23.0 + 10 * number, 0.35) for number in range(3)),
+    ]
+    tracks = [heard(100.0, {"siren": loud}, true=[*sirens, *dogs])]
+
+    best = best_single_threshold(tracks, {"siren": RULE}, EVENTS)
+
+    low, high = (score("peer", tracks, {"siren": at_threshold(RULE, on)}, EVENTS).total for on in (best, 0.4))
+    assert (low.hits, low.told, high.hits, high.told) == (2, 5, 1, 1)
+    assert low.event_f1 > high.event_f1
+
+
 def test_off_stays_in_proportion() -> None:
     """Another `on` with the same distance to `off`, and the same durations."""
     rule = at_threshold(RULE, 0.1)

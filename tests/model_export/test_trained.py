@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import keras
@@ -92,6 +93,31 @@ def test_what_was_cut_short_is_not_shipped(
 
     with pytest.raises(UsageError, match=f"{work}: {message}"):
         load_calibrated(work)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("training.json", "not JSON"), ("embedding.keras", "missing or damaged"), ("classifier.keras", "missing or dam")],
+)
+def test_a_file_that_was_cut_is_named(trained: Path, tmp_path: Path, name: str, message: str) -> None:
+    """As a copy onto a full disk leaves it; the message says what writes it."""
+    work = shutil.copytree(trained, tmp_path / "work")
+    content = (work / name).read_bytes()
+    (work / name).write_bytes(content[: len(content) // 2])
+
+    with pytest.raises(UsageError, match=f"{work / name}: {message}.*, expected what `train` wrote"):
+        load_calibrated(work)
+
+
+def test_a_changed_byte_is_no_traceback(trained: Path, tmp_path: Path) -> None:
+    """Wherever in the archive it is."""
+    work = shutil.copytree(trained, tmp_path / "work")
+    file = work / "classifier.keras"
+    whole = file.read_bytes()
+    for place in np.linspace(0, len(whole) - 1, 4).astype(int):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
+        with suppress(UsageError):
+            load_networks(work)
 
 
 @pytest.mark.parametrize("read", [training_record, load_networks])

@@ -12,7 +12,7 @@ from model_export.clips import LABELS, urbansound8k
 from model_export.features import FRONT_END
 from model_export.quantize import representative_windows
 from model_export.trained import load_networks
-from model_export.verify import check_model
+from model_export.verify import check_int8, check_model
 
 
 def test_keras_tflite_and_agent_agree(data_sets: tuple[Path, Path], trained: Path, packaged: Path) -> None:
@@ -23,6 +23,21 @@ def test_keras_tflite_and_agent_agree(data_sets: tuple[Path, Path], trained: Pat
 
     assert agreement.n_windows == 24
     assert agreement.max_step == 0.0  # the agent rounds as TFLite does
+
+
+def test_only_where_float_is_decided_the_label_has_to_be_the_same() -> None:
+    """One label leads the other by 0.3 and more in two of three windows; the third may go either way."""
+    trained = np.array([[0.9, 0.1], [0.35, 0.75], [0.52, 0.48]], np.float32)
+    int8 = np.array([[0.9, 0.1], [0.35, 0.75], [0.48, 0.52]], np.float32)
+
+    agreement = check_int8(Path("model"), trained, int8)
+
+    assert (agreement.n_windows, agreement.n_decided, agreement.same_label) == (3, 2, 1.0)
+    assert agreement.mean_difference == pytest.approx(0.08 / 6, abs=1e-6)
+    with pytest.raises(ModelError, match=r"int8 names the label of float in 50\.0% of 2 decided windows"):
+        check_int8(Path("model"), trained, int8[[0, 0, 2]])
+    with pytest.raises(ModelError, match=r"int8 likelihoods differ from float by 0\.04\d* in the mean"):
+        check_int8(Path("model"), trained, trained + np.float32(0.04))
 
 
 def test_another_network_is_noticed(trained: Path, packaged: Path) -> None:
