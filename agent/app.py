@@ -14,12 +14,15 @@ from agent.errors import ConfigError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd, join_period_s
 from agent.inference import Classifier
+from agent.level import Levels
 from agent.litert import CPU, AcceleratorError
 from agent.model_card import DEFAULT_MODEL, ModelCard, ModelFolder, event_rules, load_model_folder
 from agent.values import EventRule, SoundEvent
 from agent.wire import ModelIdentity
 
 log = logging.getLogger(__name__)
+
+AHEAD_S = 60.0  # more than a block of a recording: so far levels may be ahead of windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Stages:
     front_end: FrontEnd
     aggregator: Aggregator
     detector: EventDetector
+    levels: Levels
 
     def widen(self, factor: int) -> None:
         """From now on, judge a window only each so many hops."""
@@ -38,7 +42,10 @@ class Stages:
     def change(self, judge: "Judge") -> list[SoundEvent]:
         """From now on, judge by its rules; gives the ends of events whose rule is another."""
         self.aggregator.set_spans(judge.spans_s)
-        return self.detector.change(judge.rules, update_interval_s=judge.config.events.update_interval_s)
+        ends = self.detector.change(judge.rules, update_interval_s=judge.config.events.update_interval_s)
+        measured = [self.levels.measured(end) for end in ends]
+        self.levels.keep(judge.longest_s)
+        return measured
 
 
 class Judge:
@@ -116,6 +123,12 @@ class Judge:
         return tuple(self.rules[label].span_s if label in self.rules else 0.0 for label in self.labels)
 
     @property
+    def longest_s(self) -> float:
+        """How long an event may be, with what passes until it is told."""
+        told_s = (rule.max_duration_s + rule.merge_gap_s + rule.span_s for rule in self.rules.values())
+        return max(told_s, default=0.0) + AHEAD_S
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """All classes, background included."""
         return self.model.card.labels
@@ -157,6 +170,7 @@ class Judge:
                 offset_response_s=card.events.offset_response_s,
                 update_interval_s=config.events.update_interval_s,
             ),
+            Levels(sample_rate_hz, keep_s=self.longest_s),
         )
 
 

@@ -40,7 +40,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "paths", type=_source, nargs="+", metavar="PATH", help="recordings, folders, addresses, or - for raw PCM"
     )
     source.add_argument("--channel", type=_channel, default="mix", help="one channel, from 1, or mix (default)")
-    elsewhere = source.add_mutually_exclusive_group()
+    shared = argparse.ArgumentParser(add_help=False)
+    elsewhere = shared.add_mutually_exclusive_group()
     elsewhere.add_argument(
         "--jobs",
         type=_number(1, 1000),
@@ -82,6 +83,7 @@ def argument_parser() -> argparse.ArgumentParser:
         configured,
         judging,
         source,
+        shared,
     )
     _add_format(command, ("jsonl", "csv", "text", "parquet"), default="jsonl")
     command.add_argument("--start", type=_start, metavar="TIME", help="when the recording began: RFC 3339, or now")
@@ -99,8 +101,17 @@ def argument_parser() -> argparse.ArgumentParser:
         configured,
         judging,
         source,
+        shared,
     )
     _add_format(classify, ("csv", "jsonl"), default="csv")
+    levels = add(
+        "levels",
+        "say how loud recordings are, A-weighted; of a calibrator, too",
+        "  urbansound levels street.flac\n  urbansound levels --format jsonl recordings/ > levels.jsonl",
+        configured,
+        source,
+    )
+    _add_format(levels, ("csv", "jsonl"), default="csv")
     add("devices", "list the microphones, and what to write into the configuration", "  urbansound devices")
     command = add(
         "check",

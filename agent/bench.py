@@ -166,7 +166,13 @@ def _live(config: Config, file: Path, live_s: float) -> Live:
             work_s.append(time.perf_counter() - marks[-1][0])
 
     pipeline.run(
-        heard(), stages.front_end, judge.classifier, stages.aggregator, stages.detector, emit=lambda _event: None
+        heard(),
+        stages.front_end,
+        judge.classifier,
+        stages.aggregator,
+        stages.detector,
+        emit=lambda _event: None,
+        levels=stages.levels,
     )
     work_ms = 1000.0 * np.array(work_s[WARM_HOPS:])
     (from_s, from_cpu_s), (to_s, to_cpu_s) = marks[WARM_HOPS], marks[-1]

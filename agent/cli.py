@@ -25,6 +25,7 @@ from agent.logs import log_to_stderr
 from agent.printout import (
     CLIP_COLUMNS,
     EVENT_COLUMNS,
+    LEVEL_COLUMNS,
     add_line,
     clip_line,
     event_line,
@@ -178,9 +179,15 @@ def _each_recording(
 
 
 def _workers(
-    stack: ExitStack, options: argparse.Namespace, files: "Sequence[Source]", judge: "Judge", stop: "Stop"
+    stack: ExitStack,
+    options: argparse.Namespace,
+    files: "Sequence[Source]",
+    judge: "Judge",
+    stop: "Stop",
+    *,
+    measured: bool,
 ) -> "Workers | None":
-    """Others to judge the files, if they are wanted or worthwhile."""
+    """Others to judge the files, and to say how loud they are, if they are wanted or worthwhile."""
     from agent.workers import Crew, Processes, Workers, worthwhile
 
     files = [file for file in files if file != STANDARD_INPUT]
@@ -194,7 +201,7 @@ def _workers(
         if jobs == 1:
             return None
         crew = Processes(judge.config, jobs)
-    return stack.enter_context(Workers(judge, crew, files, options.channel, stop=stop))
+    return stack.enter_context(Workers(judge, crew, files, options.channel, measured=measured, stop=stop))
 
 
 def _check_replay(options: argparse.Namespace, files: "Sequence[Source]") -> None:
@@ -237,7 +244,7 @@ def _replay(options: argparse.Namespace) -> int:
             outbox = Outbox(config, judge, environment=os.environ, stop=signals.stop, replayed=True)
             stack.enter_context(outbox)
         alone = options.speed is not None or options.coverage is not None
-        workers = None if alone else _workers(stack, options, files, judge, signals.stop)
+        workers = None if alone else _workers(stack, options, files, judge, signals.stop, measured=True)
         coverage = None if options.coverage is None else stack.enter_context(line_file(options.coverage))
         unwritten: list[OutputError] = []
 
@@ -254,7 +261,11 @@ def _replay(options: argparse.Namespace) -> int:
                 if event.state != "end" or unwritten:
                     return
                 row = messages.finished_event_row(
-                    event, sample_rate_hz=recording.sample_rate_hz, file=str(file), recording_start=start
+                    event,
+                    sample_rate_hz=recording.sample_rate_hz,
+                    file=str(file),
+                    recording_start=start,
+                    full_scale_db=config.audio.full_scale_db,
                 )
                 progress.clear()
                 try:
@@ -295,7 +306,7 @@ def _classify(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         write = row_writer(stack, options.output, CLIP_COLUMNS, clip_line)
         signals = stack.enter_context(StopSignals())
-        workers = _workers(stack, options, files, judge, signals.stop)
+        workers = _workers(stack, options, files, judge, signals.stop, measured=False)
 
         def treat(file: "Source", recording: "Recording") -> None:
             prediction = classify(recording, judge, stop=signals.stop, workers=workers)
@@ -312,6 +323,37 @@ def _classify(options: argparse.Namespace) -> int:
             }
             if options.output == "jsonl":
                 row |= {"likelihoods": likelihoods, "n_windows": prediction.n_windows}
+            write(row)
+
+        code = _each_recording(files, problems, options, signals.stop, treat)
+        return signals.exit_code or code
+
+
+def _levels(options: argparse.Namespace) -> int:
+    from agent import messages
+    from agent.level import LevelMeter
+    from agent.stop import StopSignals
+
+    files, problems = _recordings(options)
+    config = _configuration(options.config)
+    with ExitStack() as stack:
+        write = row_writer(stack, options.output, LEVEL_COLUMNS, str)
+        signals = stack.enter_context(StopSignals())
+
+        def treat(file: "Source", recording: "Recording") -> None:
+            meter = LevelMeter(recording.sample_rate_hz)
+            blocks = itertools.takewhile(lambda _block: not signals.stop.is_set(), recording.blocks())
+            readings = [reading for block in blocks for reading in meter.push(block)]
+            if signals.stop.is_set():
+                return
+            if not readings:
+                raise RecordingError(f"{file}: too short for a level, expected an eighth of a second or more")
+            row = messages.levels_row(
+                readings,
+                sample_rate_hz=recording.sample_rate_hz,
+                file=str(file),
+                full_scale_db=config.audio.full_scale_db,
+            )
             write(row)
 
         code = _each_recording(files, problems, options, signals.stop, treat)
@@ -405,6 +447,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "replay": _replay,
     "classify": _classify,
+    "levels": _levels,
     "devices": _devices,
     "check": _check,
     "bench": _bench,

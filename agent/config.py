@@ -54,6 +54,7 @@ class AudioConfig(ConfigPart):
     sample_rate_hz: Annotated[int, Field(ge=8_000, le=192_000)] | None = None
     channel: Annotated[int, Field(ge=1, le=64)] | Literal["mix"] = "mix"
     channels: Annotated[int, Field(ge=1, le=64)] | None = None
+    full_scale_db: Annotated[float, Field(ge=60.0, le=200.0)] | None = None
     ring_s: Annotated[float, Field(ge=2.0, le=120.0)] = 10.0
 
     @model_validator(mode="after")

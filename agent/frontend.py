@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import ConfigError
-from agent.fourier import spectra
 from agent.model_card import FrontEndNumbers
+from agent.numerics import spectra
 from agent.resampler import STEPS_PER_S, Resampler
 from agent.values import AudioBlock, FloatArray, Window
 

@@ -8,23 +8,27 @@ with the right time, where the clock was not yet set when it was told.
 """
 
 import json
+import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 from pydantic import ValidationError
 
 from agent.clock import Reckoning, from_ns, rfc3339, to_milliseconds
-from agent.values import EventState, Gap, SoundEvent
-from agent.wire import EventDraft, GapDraft, ModelIdentity, Quality, Stamp, Topics
+from agent.values import EventState, Gap, LevelReading, SoundEvent, SoundLevel
+from agent.wire import EventDraft, GapDraft, LevelPart, ModelIdentity, Quality, Stamp, Topics
 
 _RANDOM_BITS = 74  # of a UUIDv7 beside time, version and variant: RFC 9562, 5.7
 _SECOND_DIGITS = 3
 _LIKELIHOOD_DIGITS = 4
 _QUEUED_DIGITS = 1
+_LEVEL_DIGITS = 1
+_FAINTEST = 1e-20  # digital silence would be infinitely faint
 
 
 class EventIds:
@@ -87,6 +91,7 @@ class EventTeller:
         utc_of: when a sample was heard (`Timeline.utc_of`, or a `recording_timeline`).
         reckon: by what it reckons; called before each event that begins (`Timeline.look`). None for a recording.
         sample_rate_hz: of the samples that events are counted in.
+        full_scale_db: the sound pressure level of a sine at full scale; None where nobody has measured it.
         replayed: whether this is a recording.
         event_ids: where ids come from; give all tellers of a process the same.
     """
@@ -101,6 +106,7 @@ class EventTeller:
         utc_of: Callable[[int], datetime],
         sample_rate_hz: int,
         reckon: Callable[[], Reckoning] | None = None,
+        full_scale_db: float | None = None,
         replayed: bool = False,
         event_ids: EventIds | None = None,
     ) -> None:
@@ -111,6 +117,7 @@ class EventTeller:
         self._utc_of = utc_of
         self._sample_rate_hz = sample_rate_hz
         self._reckon = reckon
+        self._full_scale_db = full_scale_db
         self._replayed = replayed
         self._event_ids = event_ids or EventIds()
         # An open event keeps its start: were the timeline to move meanwhile, it would neither stretch nor shrink.
@@ -141,6 +148,7 @@ class EventTeller:
             likelihood_mean=round(event.likelihood_mean, _LIKELIHOOD_DIGITS),
             evidence_s=round(event.evidence / self._sample_rate_hz, _SECOND_DIGITS),
             end_reason=event.end_reason,
+            level=event.level and level_part(event.level, self._sample_rate_hz, self._full_scale_db),
             model=self._model,
             quality=Quality(time_synced=None if reckoning is None else reckoning.synced),
             replayed=self._replayed,
@@ -152,6 +160,58 @@ class EventTeller:
             state=event.state,
             payload=lambda seq: message.model_copy(update={"seq": seq}).to_json(),
         )
+
+
+def level_part(level: SoundLevel, sample_rate_hz: int, full_scale_db: float | None) -> LevelPart:
+    """A level in decibels, to a tenth.
+
+    Args:
+        level: relative to full scale.
+        sample_rate_hz: of the samples that it was measured on.
+        full_scale_db: the sound pressure level of a sine at full scale; None where nobody has measured it.
+    """
+    return LevelPart(
+        laeq_db=_level_db(level.mean_square, full_scale_db),
+        lafmax_db=_level_db(level.fast_max, full_scale_db),
+        sel_db=_level_db(level.mean_square * level.n_samples / sample_rate_hz, full_scale_db),
+        background_la90_db=None if level.background is None else _level_db(level.background, full_scale_db),
+        calibrated=full_scale_db is not None,
+    )
+
+
+def _level_db(square: float, full_scale_db: float | None) -> float:
+    of_full_scale_db = 10.0 * math.log10(max(2.0 * square, _FAINTEST))  # the square of a sine at full scale is a half
+    return round(of_full_scale_db + (full_scale_db or 0.0), _LEVEL_DIGITS)
+
+
+def levels_row(
+    readings: Sequence[LevelReading], *, sample_rate_hz: int, file: str, full_scale_db: float | None
+) -> dict[str, str | float | bool]:
+    """What `levels` prints about a recording.
+
+    Args:
+        readings: of all of it, at least one.
+        sample_rate_hz: of the samples that they were measured on.
+        file: the recording, as the user named it.
+        full_scale_db: as of an `EventTeller`.
+
+    Returns:
+        `file`, `duration_s`, `laeq_db`, `lafmax_db`, the levels that F exceeded for 10, 50 and 90 % of the time, and
+        `calibrated`.
+    """
+    squares, largest, fast = np.array([(one.mean_square, one.fast_max, one.fast) for one in readings]).T
+    la10, la50, la90 = np.quantile(fast, [0.9, 0.5, 0.1]).tolist()
+    last = readings[-1]
+    return {
+        "file": file,
+        "duration_s": round((last.first_sample + last.n_samples) / sample_rate_hz, _SECOND_DIGITS),
+        "laeq_db": _level_db(float(squares.mean()), full_scale_db),
+        "lafmax_db": _level_db(float(largest.max()), full_scale_db),
+        "la10_db": _level_db(la10, full_scale_db),
+        "la50_db": _level_db(la50, full_scale_db),
+        "la90_db": _level_db(la90, full_scale_db),
+        "calibrated": full_scale_db is not None,
+    }
 
 
 def interrupted_end(last_payload: bytes) -> Callable[[int], bytes] | None:
@@ -242,8 +302,13 @@ def _measure_anew(message: dict[str, Any]) -> None:
 
 
 def finished_event_row(
-    event: SoundEvent, *, sample_rate_hz: int, file: str, recording_start: datetime | None = None
-) -> dict[str, str | float | None]:
+    event: SoundEvent,
+    *,
+    sample_rate_hz: int,
+    file: str,
+    recording_start: datetime | None = None,
+    full_scale_db: float | None = None,
+) -> dict[str, str | float | bool | None]:
     """What `replay` prints about an event that has ended.
 
     Args:
@@ -251,10 +316,12 @@ def finished_event_row(
         sample_rate_hz: of the samples that it is counted in.
         file: the recording, as the user named it.
         recording_start: when its first sample was heard; None where nobody knows, then `start` and `end` are left out.
+        full_scale_db: as of an `EventTeller`.
 
     Returns:
         `file`, `label`, `onset_s`, `offset_s`, `duration_s` (seconds from the start of the file, to the millisecond),
-        `likelihood_peak`, `likelihood_mean`, `end_reason`, and if known `start` and `end` (RFC 3339).
+        `likelihood_peak`, `likelihood_mean`, the fields of its `LevelPart`, `end_reason`, and if known `start` and
+        `end` (RFC 3339).
 
     Raises:
         ValueError: the event is still open.
@@ -264,7 +331,7 @@ def finished_event_row(
     onset_s = round(event.onset / sample_rate_hz, _SECOND_DIGITS)
     duration_s = round((event.offset - event.onset) / sample_rate_hz, _SECOND_DIGITS)
     offset_s = round(onset_s + duration_s, _SECOND_DIGITS)
-    row: dict[str, str | float | None] = {
+    row: dict[str, str | float | bool | None] = {
         "file": file,
         "label": event.label,
         "onset_s": onset_s,
@@ -272,8 +339,10 @@ def finished_event_row(
         "duration_s": duration_s,
         "likelihood_peak": round(event.likelihood_peak, _LIKELIHOOD_DIGITS),
         "likelihood_mean": round(event.likelihood_mean, _LIKELIHOOD_DIGITS),
-        "end_reason": event.end_reason,
     }
+    if event.level is not None:
+        row |= level_part(event.level, sample_rate_hz, full_scale_db).model_dump(exclude_none=True)
+    row["end_reason"] = event.end_reason
     if recording_start is not None:
         row["start"] = rfc3339(recording_start + timedelta(seconds=onset_s))
         row["end"] = rfc3339(recording_start + timedelta(seconds=offset_s))

@@ -158,6 +158,7 @@ class Outbox:
             utc_of=utc_of,
             sample_rate_hz=sample_rate_hz,
             reckon=reckon,
+            full_scale_db=config.audio.full_scale_db,
             replayed=self._replayed,
             event_ids=self._event_ids,
         )

@@ -19,7 +19,7 @@ class ParquetWriter:
 
     Args:
         stream: what takes the bytes.
-        columns: names; what is not text by name is a number, `start` and `end` are times in UTC.
+        columns: names; what is neither text nor truth by name is a number, `start` and `end` are times in UTC.
 
     Raises:
         UsageError: pyarrow is not installed.
@@ -33,7 +33,7 @@ class ParquetWriter:
         except ImportError as error:
             raise UsageError("--format parquet needs pyarrow: in its source, pip install '.[cluster]'") from error
         text, number, time = pa.string(), pa.float64(), pa.timestamp("ms", tz="UTC")
-        types = {"file": text, "label": text, "end_reason": text, "start": time, "end": time}
+        types = {"file": text, "label": text, "end_reason": text, "start": time, "end": time, "calibrated": pa.bool_()}
         self._pa = pa
         self._stream = stream
         self._schema = pa.schema([(column, types.get(column, number)) for column in columns])

@@ -12,6 +12,7 @@ from agent.errors import AgentError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
+from agent.level import Levels
 from agent.values import AudioBlock, EndReason, Prediction, Segment, SoundEvent, Window
 
 WINDOWS_AT_ONCE = 100
@@ -25,6 +26,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
     detector: EventDetector,
     emit: Callable[[SoundEvent], None],
     *,
+    levels: Levels | None = None,
     end_reason: Callable[[], EndReason] = lambda: "end_of_stream",
     analysed: Callable[[int], None] = lambda _samples: None,
     judged: Callable[[Prediction], None] = lambda _prediction: None,
@@ -40,6 +42,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
         aggregator: sums what it says.
         detector: makes events of the sums.
         emit: takes each event.
+        levels: says how loud each was; without it nothing does.
         end_reason: asked when the blocks have ended: why they did.
         analysed: told after each block up to which sample all is analysed.
         judged: takes each window's prediction, before the events that follow from it.
@@ -47,21 +50,26 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
     Raises:
         AgentError: what `blocks` or `emit` raise is passed on.
     """
+    told = emit if levels is None else _measured(levels, emit)
 
     def judge(windows: Iterator[Window]) -> None:
         for prediction in _predicted(windows, classifier):
             judged(prediction)
-            _tell(aggregator.push(prediction), detector, emit)
+            _tell(aggregator.push(prediction), detector, told)
 
     def finish(reason: EndReason) -> None:
         judge(front_end.flush())
         front_end.reset()
-        _finish(aggregator, detector, emit, reason)
+        _finish(aggregator, detector, told, reason)
+        if levels is not None:
+            levels.reset()
 
     try:
         for block in blocks:
             if block.lost_before:
                 finish("gap")  # never a silent splice
+            if levels is not None:
+                levels.push(block)
             judge(front_end.push(block))
             analysed(block.first_sample + len(block.samples))
     except AgentError:
@@ -87,16 +95,22 @@ def run_judged(
     detector: EventDetector,
     emit: Callable[[SoundEvent], None],
     *,
+    levels: Levels,
     end_reason: Callable[[], EndReason] = lambda: "end_of_stream",
 ) -> None:
-    """The right half of `run`, for a stream without gaps whose windows were judged elsewhere."""
+    """The right half of `run`, for a stream without gaps that was judged elsewhere; there `levels` heard it as well."""
+    told = _measured(levels, emit)
     try:
         for prediction in predictions:
-            _tell(aggregator.push(prediction), detector, emit)
+            _tell(aggregator.push(prediction), detector, told)
     except AgentError:
-        _finish(aggregator, detector, emit, end_reason())
+        _finish(aggregator, detector, told, end_reason())
         raise
-    _finish(aggregator, detector, emit, end_reason())
+    _finish(aggregator, detector, told, end_reason())
+
+
+def _measured(levels: Levels, emit: Callable[[SoundEvent], None]) -> Callable[[SoundEvent], None]:
+    return lambda event: emit(levels.measured(event))
 
 
 def _tell(segments: Iterator[Segment], detector: EventDetector, emit: Callable[[SoundEvent], None]) -> None:

@@ -28,11 +28,17 @@ EVENT_COLUMNS = (
     "duration_s",
     "likelihood_peak",
     "likelihood_mean",
+    "laeq_db",
+    "lafmax_db",
+    "sel_db",
+    "background_la90_db",
+    "calibrated",
     "end_reason",
     "start",
     "end",
 )
 CLIP_COLUMNS = ("file", "label", "likelihood")
+LEVEL_COLUMNS = ("file", "duration_s", "laeq_db", "lafmax_db", "la10_db", "la50_db", "la90_db", "calibrated")
 
 Writer = Callable[[Mapping[str, Any]], None]
 
@@ -123,7 +129,8 @@ def row_writer(
 
     def put_row(row: Mapping[str, Any]) -> None:
         text = io.StringIO()
-        csv.DictWriter(text, columns, restval="").writerow(row)  # its own line ends, or it would not quote a \r
+        values = {key: json.dumps(value) if isinstance(value, bool) else value for key, value in row.items()}
+        csv.DictWriter(text, columns, restval="").writerow(values)  # its own line ends, or it would not quote a \r
         put(text.getvalue().removesuffix("\r\n") + "\n")
 
     return put_row
@@ -167,7 +174,12 @@ def _named_errors(file: Path | str) -> Iterator[None]:
 def event_line(row: Mapping[str, Any]) -> str:
     """A row of `EVENT_COLUMNS` as text."""
     times = f"{row['onset_s']:10.3f} s to {row['offset_s']:10.3f} s"
-    return f"{row['file']}  {times}  {row['label']:18} {row['likelihood_peak']:.2f}"
+    loud = "" if row.get("laeq_db") is None else f"  {_decibels(row['laeq_db'], calibrated=row['calibrated'])}"
+    return f"{row['file']}  {times}  {row['label']:18} {row['likelihood_peak']:.2f}{loud}"
+
+
+def _decibels(level_db: float, *, calibrated: bool) -> str:
+    return f"{level_db:.1f} dB(A)" if calibrated else f"{level_db:.1f} dBFS(A)"
 
 
 def clip_line(row: Mapping[str, Any]) -> str:
@@ -208,4 +220,5 @@ def _message_text(topic: str, message: "EventMessage | GapMessage | HealthMessag
         times += f" to {message.end:%H:%M:%S.%f}"[:-3]
     if isinstance(message, GapMessage):
         return f"{where}  gap     {message.cause:18} {times} UTC, {message.lost_s:.1f} s lost"
-    return f"{where}  {message.event_type:6}  {message.label:18} {times} UTC, {message.likelihood_peak:.2f}"
+    loud = "" if message.level is None else f", {_decibels(message.level.laeq_db, calibrated=message.level.calibrated)}"
+    return f"{where}  {message.event_type:6}  {message.label:18} {times} UTC, {message.likelihood_peak:.2f}{loud}"

@@ -74,10 +74,12 @@ def replay(
     def end_reason() -> EndReason:
         return "shutdown" if stop.is_set() else "end_of_stream"
 
-    judged = None if workers is None else workers.predictions(recording, analysed)
+    judged = None if workers is None else workers.predictions(recording, analysed, stages.levels.hear)
     if judged is not None:
         going_on = itertools.takewhile(lambda _prediction: not stop.is_set(), judged)
-        pipeline.run_judged(going_on, stages.aggregator, stages.detector, emit, end_reason=end_reason)
+        pipeline.run_judged(
+            going_on, stages.aggregator, stages.detector, emit, levels=stages.levels, end_reason=end_reason
+        )
         return
     blocks: Iterable[AudioBlock]
     if speed is None:
@@ -94,6 +96,7 @@ def replay(
         stages.aggregator,
         stages.detector,
         emit,
+        levels=stages.levels,
         end_reason=end_reason,
         analysed=analysed,
     )

@@ -189,6 +189,7 @@ class Sensor:
                 stages.aggregator,
                 stages.detector,
                 emit,
+                levels=stages.levels,
                 end_reason=self._end_reason,
                 judged=judged,
             )

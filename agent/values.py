@@ -87,6 +87,42 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelReading:
+    """How loud a slice of sound was: A-weighted squares, relative to full scale.
+
+    Attributes:
+        first_sample: where the slice begins.
+        n_samples: how much sound it covers.
+        mean_square: of the weighted samples.
+        fast_max: the largest value of their squares under the time weighting F.
+        fast: the value of F at the end of the slice.
+    """
+
+    first_sample: int
+    n_samples: int
+    mean_square: float
+    fast_max: float
+    fast: float
+
+
+@dataclass(frozen=True, slots=True)
+class SoundLevel:
+    """How loud a span of sound was: A-weighted squares, relative to full scale.
+
+    Attributes:
+        n_samples: how much sound was measured.
+        mean_square: of the weighted samples: the equivalent level.
+        fast_max: the largest value of their squares under the time weighting F.
+        background: the value of F that was exceeded for 90 % of the time before; None where too little is known of it.
+    """
+
+    n_samples: int
+    mean_square: float
+    fast_max: float
+    background: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SoundEvent:
     """One occurrence of a sound, told once or more: `start`, perhaps `update`s, and always `end`.
 
@@ -102,6 +138,7 @@ class SoundEvent:
         end_reason: why it ended; None while it is open.
         evidence: how long, so far, windows were by themselves as sure as it takes to start an event, in samples; the
             same at every window hop.
+        level: how loud it was so far; None where nobody measured, or not for an eighth of a second.
     """
 
     id: int
@@ -114,6 +151,7 @@ class SoundEvent:
     likelihood_mean: float
     end_reason: EndReason | None = None
     evidence: int = 0
+    level: SoundLevel | None = None
 
 
 @dataclass(frozen=True, slots=True)

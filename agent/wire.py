@@ -107,6 +107,24 @@ class Quality(WirePart):
     time_synced: bool | None = None
 
 
+class LevelPart(WirePart):
+    """How loud it was: decibels, A-weighted.
+
+    Attributes:
+        laeq_db: equivalent level, from `start` to `end` or as far as it is told.
+        lafmax_db: the largest level under the time weighting F.
+        sel_db: sound exposure level: what would be as much in one second.
+        background_la90_db: exceeded for 90 % of the minute before; left out where too little of it was heard.
+        calibrated: whether these are sound pressure levels; else they are relative to a sine at full scale.
+    """
+
+    laeq_db: float
+    lafmax_db: float
+    sel_db: float
+    background_la90_db: float | None = None
+    calibrated: bool
+
+
 class EventMessage(WirePart):
     """One sound event, told at its `start`, perhaps by `update`s, and at its `end`.
 
@@ -122,6 +140,7 @@ class EventMessage(WirePart):
         likelihood_mean: the mean of the summed likelihoods so far.
         evidence_s: for how long the network was by itself as sure as it takes to start an event, so far; seconds.
         end_reason: why it ended; left out while it is open.
+        level: how loud it was so far; left out where it lasted less than an eighth of a second.
         replayed: whether this was a recording.
         queued_s: seconds between the making of this message and its sending, to a tenth; 0 while all is well. Left out
             where nobody knows: it was made before a reboot, and the clock was not set.
@@ -142,6 +161,7 @@ class EventMessage(WirePart):
     likelihood_mean: Likelihood
     evidence_s: Annotated[float, Field(ge=0.0)] | None = None
     end_reason: WireEndReason | None = None
+    level: LevelPart | None = None
     model: ModelIdentity
     quality: Quality
     replayed: bool

@@ -28,10 +28,11 @@ from agent import pipeline
 from agent.app import Judge
 from agent.config import Config
 from agent.errors import AgentError, RecordingError, UsageError
+from agent.level import LevelMeter
 from agent.mono import Channel
 from agent.resampler import LEAD_S
 from agent.stop import Stop, end_with
-from agent.values import AudioBlock, FloatArray, Prediction
+from agent.values import AudioBlock, FloatArray, LevelReading, Prediction
 from agent.wavfile import Recording, Source, open_recording
 
 WORTH_S = (
@@ -57,6 +58,7 @@ class Part:
         begin: its first sample; all of it are whole periods in which a stream can be joined.
         end: where the next part begins; None for the last.
         lead: samples at its begin that still belong to the part before; none for the first.
+        measured: whether it is asked how loud it is.
     """
 
     file: Source
@@ -64,6 +66,7 @@ class Part:
     begin: int
     end: int | None
     lead: int
+    measured: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Judged:
     Attributes:
         first_samples, n_samples: int64 (n,), of the windows that begin in the part.
         likelihoods: float32 (n, n_classes).
+        readings: how loud the part was.
         until: up to which sample the recording was read.
         ended: whether it ends there.
         problem: what is wrong with the recording as far as it was read; None if nothing is.
@@ -82,6 +86,7 @@ class Judged:
     first_samples: NDArray[np.int64]
     n_samples: NDArray[np.int64]
     likelihoods: FloatArray
+    readings: tuple[LevelReading, ...]
     until: int
     ended: bool
     problem: str | None
@@ -218,12 +223,16 @@ class Workers:
         crew: is closed in the end.
         files: in the order in which `predictions` will be asked for.
         channel: of all files.
+        measured: whether it is asked how loud they are.
         stop: once set, no part is waited for, and a process that has ended is no error: the signal may have gone to
             all of them.
     """
 
-    def __init__(self, judge: Judge, crew: Crew, files: Sequence[Source], channel: Channel, *, stop: Stop) -> None:
+    def __init__(
+        self, judge: Judge, crew: Crew, files: Sequence[Source], channel: Channel, *, measured: bool = True, stop: Stop
+    ) -> None:
         self._crew = crew
+        self._measured = measured
         self._stop = stop
         self._most = crew.n * PARTS_AHEAD
         self._numbers = {str(file): number for number, file in enumerate(files)}
@@ -238,13 +247,17 @@ class Workers:
         self._crew.close()
 
     def predictions(
-        self, recording: Recording, analysed: Callable[[int], None] = lambda _samples: None
+        self,
+        recording: Recording,
+        analysed: Callable[[int], None] = lambda _samples: None,
+        hear: Callable[[LevelReading], None] = lambda _reading: None,
     ) -> Iterator[Prediction] | None:
         """What the processes made of a recording, without embeddings; its problems are noted in it.
 
         Args:
             recording: just opened, and nothing read of it.
             analysed: told after each part up to which sample all is analysed.
+            hear: takes the readings of the levels, each before the predictions of windows that end later.
 
         Returns:
             The predictions; None for a recording that has to be judged here: a stream, or too long for one process.
@@ -262,9 +275,11 @@ class Workers:
             self._fill()
         if not self._waiting or self._waiting[0][0] != self._wanted:
             return None
-        return self._taken(recording, analysed)
+        return self._taken(recording, analysed, hear)
 
-    def _taken(self, recording: Recording, analysed: Callable[[int], None]) -> Iterator[Prediction]:
+    def _taken(
+        self, recording: Recording, analysed: Callable[[int], None], hear: Callable[[LevelReading], None]
+    ) -> Iterator[Prediction]:
         ended = False
         while not ended:
             _, answer = self._waiting.popleft()
@@ -284,8 +299,13 @@ class Workers:
             recording.problem = recording.problem or judged.problem
             recording.n_invalid_samples += judged.n_invalid_samples
             windows = zip(judged.first_samples.tolist(), judged.n_samples.tolist(), strict=True)
+            readings = deque(judged.readings)
             for likelihoods, (first_sample, n_samples) in zip(judged.likelihoods, windows, strict=True):
+                while readings and readings[0].first_sample + readings[0].n_samples <= first_sample + n_samples:
+                    hear(readings.popleft())
                 yield Prediction(likelihoods, NO_EMBEDDING, first_sample, n_samples)
+            for reading in readings:
+                hear(reading)
             analysed(judged.until)
 
     def _comes(self, answer: Future[Judged]) -> bool:
@@ -317,14 +337,14 @@ class Workers:
             return
         if n_samples is None or not seekable:
             if n_samples is not None and n_samples <= WHOLE_MAX_S * rate_hz:
-                yield Part(file, channel, 0, None, lead=0)
+                yield Part(file, channel, 0, None, lead=0, measured=self._measured)
             return
         # The end of a recording is long enough to be a part if a window can begin after its lead.
         begins = range(0, max(1, n_samples - 2 * LEAD_S * rate_hz), period_s * rate_hz)
         for begin, end in itertools.zip_longest(begins, begins[1:]):
             if self._numbers[str(file)] < self._wanted:
                 return
-            yield Part(file, channel, begin, end, lead=LEAD_S * rate_hz)
+            yield Part(file, channel, begin, end, lead=LEAD_S * rate_hz, measured=self._measured)
 
 
 # --- in the other processes ----------------------------------------------------------------------------------------
@@ -357,12 +377,16 @@ class Worker:
         except RecordingError as error:
             if part.begin == 0:
                 raise
-            return self._answer([], part.begin, ended=True, problem=str(error), n_invalid_samples=0)
+            return self._answer([], [], part.begin, ended=True, problem=str(error), n_invalid_samples=0)
         with recording:
             return self._judged(part, recording)
 
     def _judged(self, part: Part, recording: Recording) -> Judged:
         until, n_invalid = part.begin, 0
+        first = part.begin + part.lead if part.begin else 0
+        end = None if part.end is None else part.end + part.lead
+        meter = LevelMeter(recording.sample_rate_hz)
+        readings: list[LevelReading] = []
 
         def blocks() -> Iterator[AudioBlock]:
             nonlocal until, n_invalid
@@ -372,10 +396,10 @@ class Worker:
                 until = block.first_sample + len(block.samples)
                 if part.end is None or until <= part.end:
                     n_invalid = recording.n_invalid_samples
+                if part.measured:
+                    readings.extend(meter.push(block))
                 yield block
 
-        first = part.begin + part.lead if part.begin else 0
-        end = None if part.end is None else part.end + part.lead
         predictions = pipeline.predictions(
             blocks(), self._judge.stages(recording.sample_rate_hz).front_end, self._judge.classifier
         )
@@ -388,10 +412,18 @@ class Worker:
                 heard.append(prediction)
         else:
             ended = True
-        return self._answer(heard, until, ended=ended, problem=recording.problem, n_invalid_samples=n_invalid)
+        loud = [one for one in readings if one.first_sample >= first and (end is None or one.first_sample < end)]
+        return self._answer(heard, loud, until, ended=ended, problem=recording.problem, n_invalid_samples=n_invalid)
 
     def _answer(
-        self, heard: Sequence[Prediction], until: int, *, ended: bool, problem: str | None, n_invalid_samples: int
+        self,
+        heard: Sequence[Prediction],
+        readings: Sequence[LevelReading],
+        until: int,
+        *,
+        ended: bool,
+        problem: str | None,
+        n_invalid_samples: int,
     ) -> Judged:
         likelihoods = np.empty((len(heard), len(self._judge.labels)), np.float32)
         for row, prediction in zip(likelihoods, heard, strict=True):
@@ -400,6 +432,7 @@ class Worker:
             first_samples=np.array([prediction.first_sample for prediction in heard], np.int64),
             n_samples=np.array([prediction.n_samples for prediction in heard], np.int64),
             likelihoods=likelihoods,
+            readings=tuple(readings),
             until=until,
             ended=ended,
             problem=problem,

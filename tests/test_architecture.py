@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 # What each module of the agent may import from the agent: data goes right and never back.
-STAGES = {"aggregation", "events", "frontend", "inference"}
+STAGES = {"aggregation", "events", "frontend", "inference", "level"}
 MAY_IMPORT = {
     "values": set(),
     "errors": set(),
@@ -26,13 +26,14 @@ MAY_IMPORT = {
     "wavfile": {"archive", "errors", "integrity", "mono", "pcm", "values"},
     "parquet": {"errors"},
     "ring": {"values"},
-    "fourier": {"values"},
+    "numerics": {"values"},
     "resampler": {"values"},
-    "frontend": {"errors", "fourier", "model_card", "resampler", "values"},
+    "frontend": {"errors", "model_card", "numerics", "resampler", "values"},
     "litert": {"errors"},
     "inference": {"errors", "litert", "model_card", "values"},
     "accelerator": {"inference", "litert", "model_card", "values"},
     "aggregation": {"values"},
+    "level": {"numerics", "values"},
     "events": {"values"},
     "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
@@ -71,7 +72,7 @@ MAY_IMPORT = {
         "stop",
     }
     | {"values", "wire"},
-    "workers": {"app", "config", "errors", "mono", "pipeline", "resampler", "stop", "values", "wavfile"},
+    "workers": {"app", "config", "errors", "level", "mono", "pipeline", "resampler", "stop", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "pipeline", "stop", "timesheet", "values", "wavfile", "workers"},
     "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
@@ -96,6 +97,7 @@ MAY_IMPORT = {
         "hours",
     }
     | {
+        "level",
         "logs",
         "messages",
         "outbox",
@@ -117,7 +119,7 @@ OWNERS = {
     "fsspec": "archive",
     "pyarrow": "parquet",
     "distributed": "cluster",
-    "scipy": "fourier",
+    "scipy": "numerics",
     "soxr": "resampler",
     "ai_edge_litert": "litert",
     "sqlite3": "database",

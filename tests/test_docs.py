@@ -28,7 +28,7 @@ from agent.model_card import (
     TensorCard,
     load_model_folder,
 )
-from agent.printout import EVENT_COLUMNS
+from agent.printout import EVENT_COLUMNS, LEVEL_COLUMNS
 from agent.values import EventState, GapCause
 from agent.wire import (
     AcceleratorInfo,
@@ -36,6 +36,7 @@ from agent.wire import (
     GapMessage,
     HealthMessage,
     InfoMessage,
+    LevelPart,
     LivenessPart,
     ModelIdentity,
     Quality,
@@ -153,6 +154,11 @@ def test_fields_of_finished_events_are_described() -> None:
     assert sorted(described) == sorted(EVENT_COLUMNS)
 
 
+def test_columns_of_levels_are_described() -> None:
+    """Each column that `levels` writes is named in its section."""
+    assert f"`{','.join(LEVEL_COLUMNS)}`" in sections_of(DOCS / "commands.md")["urbansound levels"]
+
+
 def shell_lines() -> list[tuple[str, str]]:
     """Every line in the documents that calls one of our programs."""
     found = []
@@ -221,7 +227,7 @@ def leaves_of(model: type[BaseModel], *, parts: dict[str, type[BaseModel]]) -> s
 @pytest.mark.parametrize(
     ("heading", "model", "parts"),
     [
-        ("Event", EventMessage, {"model": ModelIdentity, "quality": Quality}),
+        ("Event", EventMessage, {"level": LevelPart, "model": ModelIdentity, "quality": Quality}),
         ("Gap", GapMessage, {"quality": Quality}),
         ("Health", HealthMessage, {"liveness": LivenessPart}),
         (

@@ -10,8 +10,16 @@ import pytest
 from pydantic import ValidationError
 
 from agent.clock import Reckoning, recording_timeline
-from agent.messages import EventIds, EventTeller, finished, finished_event_row, interrupted_end, told_gap
-from agent.values import Gap, SoundEvent
+from agent.messages import (
+    EventIds,
+    EventTeller,
+    finished,
+    finished_event_row,
+    interrupted_end,
+    levels_row,
+    told_gap,
+)
+from agent.values import Gap, LevelReading, SoundEvent, SoundLevel
 from agent.wire import GapMessage, ModelIdentity, Topics, read_message
 
 RATE_HZ = 48_000
@@ -39,6 +47,7 @@ END = replace(
     end_reason="quiet",
     evidence=300_000,
 )
+LEVEL = SoundLevel(n_samples=2 * RATE_HZ, mean_square=0.5e-2, fast_max=0.5e-1, background=0.5e-4)
 
 
 def teller(
@@ -46,6 +55,7 @@ def teller(
     synced: bool | None = True,
     replayed: bool = False,
     sample_rate_hz: int = RATE_HZ,
+    full_scale_db: float | None = None,
 ) -> EventTeller:
     return EventTeller(
         topics=Topics("urbansound", "node-07"),
@@ -55,6 +65,7 @@ def teller(
         utc_of=utc_of or recording_timeline(NOON, RATE_HZ),
         sample_rate_hz=sample_rate_hz,
         reckon=None if replayed else lambda: Reckoning("this boot", NOON.timestamp(), synced),
+        full_scale_db=full_scale_db,
         replayed=replayed,
         event_ids=EventIds(random_bits=lambda bits: (1 << bits) // 3),
     )
@@ -88,6 +99,39 @@ def test_an_ended_event_reads_exactly_so() -> None:
         f'"model":{{"name":"edge-l3","version":"1","sha256":"{"ab" * 32}"}},'
         '"quality":{"time_synced":true},"replayed":false,"queued_s":0.0}'
     )
+
+
+def test_an_event_says_how_loud_it_was() -> None:
+    """In decibels of full scale; in sound pressure where it is known how loud full scale is; to a tenth."""
+    relative, absolute = (
+        told(teller(full_scale_db=full_scale_db), replace(START, level=LEVEL))["level"]
+        for full_scale_db in (None, 120.04)
+    )
+
+    assert relative == {
+        "laeq_db": -20.0,
+        "lafmax_db": -10.0,
+        "sel_db": -17.0,
+        "background_la90_db": -40.0,
+        "calibrated": False,
+    }
+    assert absolute == {
+        "laeq_db": 100.0,
+        "lafmax_db": 110.0,
+        "sel_db": 103.1,
+        "background_la90_db": 80.0,
+        "calibrated": True,
+    }
+
+
+def test_what_is_not_known_of_a_level_is_left_out() -> None:
+    """A background of too few seconds; a level of digital silence is a number, not an infinity."""
+    silence = SoundLevel(n_samples=RATE_HZ, mean_square=0.0, fast_max=0.0, background=None)
+
+    message = told(teller(), replace(START, level=silence))
+
+    assert message["level"] == {"laeq_db": -200.0, "lafmax_db": -200.0, "sel_db": -200.0, "calibrated": False}
+    assert "level" not in told(teller(), START)
 
 
 def test_an_open_event_has_no_end_and_says_how_long_it_has_lasted() -> None:
@@ -330,6 +374,35 @@ def test_a_finished_event_is_a_row_in_seconds_of_the_file() -> None:
         "likelihood_peak": 0.91,
         "likelihood_mean": 0.5,
         "end_reason": "quiet",
+    }
+
+
+def test_a_finished_event_says_how_loud_it_was() -> None:
+    """As its message does."""
+    row = finished_event_row(replace(END, level=LEVEL), sample_rate_hz=RATE_HZ, file="street.wav", full_scale_db=120.0)
+
+    assert list(row)[7:] == ["laeq_db", "lafmax_db", "sel_db", "background_la90_db", "calibrated", "end_reason"]
+    assert (row["laeq_db"], row["background_la90_db"], row["calibrated"]) == (100.0, 80.0, True)
+
+
+def test_the_levels_of_a_recording() -> None:
+    """Equivalent, largest, and what was exceeded for 10, 50 and 90 % of the time."""
+    squares = [0.5e-4] * 80 + [0.5e-2] * 20
+    readings = [
+        LevelReading(6_000 * number, 6_000, square, 2 * square, square) for number, square in enumerate(squares)
+    ]
+
+    row = levels_row(readings, sample_rate_hz=RATE_HZ, file="street.wav", full_scale_db=100.0)
+
+    assert row == {
+        "file": "street.wav",
+        "duration_s": 12.5,
+        "laeq_db": 73.2,
+        "lafmax_db": 83.0,
+        "la10_db": 80.0,
+        "la50_db": 60.0,
+        "la90_db": 60.0,
+        "calibrated": True,
     }
 
 

@@ -15,6 +15,7 @@ from agent.errors import AgentError, RecordingError
 from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
+from agent.level import Levels
 from agent.model_card import EventNumbers, ModelFolder, event_rules
 from agent.pipeline import predictions, run, run_judged
 from agent.values import AudioBlock, EndReason, EventRule, FloatArray, Prediction, SoundEvent, Window
@@ -54,6 +55,7 @@ class Listener:
             offset_response_s=0.25,
             update_interval_s=10.0,
         )
+        self.levels = Levels(rate_hz, keep_s=60.0)
         self.events: list[SoundEvent] = []
         self.judged: list[Prediction] = []
         self.analysed: list[int] = []
@@ -68,6 +70,7 @@ class Listener:
             self.aggregator,
             self.detector,
             self.events.append,
+            levels=self.levels,
             end_reason=end_reason,
             analysed=self.analysed.append,
             judged=self.judged.append,
@@ -112,6 +115,32 @@ def test_events_do_not_depend_on_the_block_size(block_samples: int) -> None:
 
     assert actual == Listener(16_000).hear(blocks_of(samples, len(samples)))
     assert len(actual) == 4
+
+
+def test_events_say_how_loud_they_were() -> None:
+    """A tone at half of full scale is 6 dB below it, in whichever state it is told; the noise before is far below."""
+    events = Listener(16_000).hear(blocks_of(tones((15.0, 18.0), length_s=20.0)))
+
+    assert [event.state for event in events] == ["start", "end"]
+    for event in events:
+        assert event.level is not None
+        assert event.level.background is not None
+        assert 10 * np.log10(2 * event.level.mean_square) == pytest.approx(-6.0, abs=0.3)
+        assert 10 * np.log10(2 * event.level.background) < -70.0
+
+
+def test_levels_begin_afresh_after_a_gap() -> None:
+    """What was loud before is no part of what is heard after it; what was open before it has its level as well."""
+    samples = tones((1.0, 5.0), length_s=25.0)
+    gap = replace(AudioBlock(samples[4 * 16_000 :], 4 * 16_000), lost_before=8_000)
+
+    events = Listener(16_000).hear([*blocks_of(samples[: 4 * 16_000 - 8_000]), gap])
+
+    cut, rest = (event.level for event in events if event.state == "end")
+    assert cut is not None
+    assert rest is not None
+    assert (cut.background, rest.background) == (None, None)
+    assert 10 * np.log10(2 * cut.mean_square) == pytest.approx(-6.0, abs=0.3)
 
 
 def test_a_gap_ends_what_is_open_and_begins_afresh() -> None:
@@ -199,7 +228,7 @@ def test_an_open_event_ends_when_who_judges_breaks() -> None:
         raise RecordingError("street.wav: truncated")
 
     with pytest.raises(RecordingError, match="truncated"):
-        run_judged(breaking(), listener.aggregator, listener.detector, listener.events.append)
+        run_judged(breaking(), listener.aggregator, listener.detector, listener.events.append, levels=listener.levels)
 
     assert [event.state for event in listener.events] == ["start", "end"]
 

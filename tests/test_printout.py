@@ -34,6 +34,11 @@ EVENT: Mapping[str, Any] = {
     "duration_s": 6.75,
     "likelihood_peak": 0.914,
     "likelihood_mean": 0.74,
+    "laeq_db": 68.2,
+    "lafmax_db": 75.9,
+    "sel_db": 76.5,
+    "background_la90_db": None,
+    "calibrated": True,
     "end_reason": "quiet",
     "start": None,
     "end": None,
@@ -51,7 +56,7 @@ def test_csv_has_a_header_and_all_columns(capsys: pytest.CaptureFixture[str]) ->
     """What is not known is empty, and a comma in a name stays in it."""
     (row,) = csv.DictReader(io.StringIO(printed(capsys, "csv")))
 
-    assert row == {name: "" if value is None else str(value) for name, value in EVENT.items()}
+    assert row == {name: "" if value is None else str(value) for name, value in EVENT.items()} | {"calibrated": "true"}
 
 
 @pytest.mark.parametrize("name", ["new\nline.wav", "icon\r.wav", 'quo"te.wav'])
@@ -71,8 +76,12 @@ def test_json_leaves_out_what_is_not_known(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where, from when to when, what, how sure."""
-    assert printed(capsys, "text") == "a, b.wav       1.500 s to      8.250 s  siren              0.91\n"
+    """Where, from when to when, what, how sure, how loud."""
+    said = "a, b.wav       1.500 s to      8.250 s  siren              0.91"
+
+    assert printed(capsys, "text") == f"{said}  68.2 dB(A)\n"
+    assert printed(capsys, "text", {**EVENT, "laeq_db": -31.84, "calibrated": False}) == f"{said}  -31.8 dBFS(A)\n"
+    assert printed(capsys, "text", {**EVENT, "laeq_db": None}) == f"{said}\n"
     assert clip_line(CLIP) == "a.wav  dog_bark           0.50"
     assert tuple(CLIP) == CLIP_COLUMNS
 
@@ -81,6 +90,21 @@ def test_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_message_that_cannot_be_read_is_said(payload: bytes) -> None:
     """`watch` goes on with the next one."""
     assert message_line("a/b", read_message(payload)) == "a/b: not a message that this version can read"
+
+
+def test_a_message_says_how_loud_it_was() -> None:
+    """In sound pressure where that is known, else of full scale; nothing where it says nothing."""
+    documents = (REPOSITORY / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"(?ms)^```json\n(.*?)^```$", documents) if "event/1" in block)
+    event = json.loads(example)
+    faint = event | {"level": event["level"] | {"laeq_db": -31.8, "calibrated": False}}
+
+    lines = [
+        message_line("a/b", read_message(json.dumps(message).encode()))
+        for message in (event, faint, {key: value for key, value in event.items() if key != "level"})
+    ]
+
+    assert [line.split("UTC, ")[1] for line in lines] == ["0.91, 68.2 dB(A)", "0.91, -31.8 dBFS(A)", "0.91"]
 
 
 def test_a_message_cannot_steer_the_terminal() -> None:
