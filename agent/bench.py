@@ -252,6 +252,7 @@ def _replay(config: Config, file: Path) -> Replay:
     whole_ms = _least_ms(whole, duration_s, rounds=ROUNDS if duration_s < LONG_S else 1)
     return Replay(
         decode_ms=least["decode"],
+        levels_ms=least["levels"],
         resample_ms=resample_ms,
         front_end_ms=max(0.0, least["front_end"] - resample_ms),
         networks_ms=least["networks"],
@@ -264,7 +265,7 @@ def _replay(config: Config, file: Path) -> Replay:
 
 def _stages_ms(judge: Judge, file: Path) -> dict[str, float]:
     """The stages of a replay, block by block as they run, so that each finds the caches as they are then."""
-    spent_s = dict.fromkeys(("decode", "front_end", "networks", "events"), 0.0)
+    spent_s = dict.fromkeys(("decode", "levels", "front_end", "networks", "events"), 0.0)
 
     def timed(stage: str, work: Callable[[], T]) -> T:
         begun_s = time.process_time()
@@ -286,6 +287,7 @@ def _stages_ms(judge: Judge, file: Path) -> dict[str, float]:
             if block is None:
                 break
             n_samples += len(block.samples)
+            timed("levels", functools.partial(stages.levels.push, block))
             windows = timed("front_end", functools.partial(_all, stages.front_end.push, block))
             predictions = timed("networks", functools.partial(judge.classifier.predict_all, windows))
             timed("events", functools.partial(events_of, predictions))

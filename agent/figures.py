@@ -74,13 +74,14 @@ class Replay:
     """A recording as fast as it goes, in one process.
 
     Attributes:
-        decode_ms, resample_ms, front_end_ms, networks_ms, events_ms: of each stage, for a second of sound.
+        decode_ms, levels_ms, resample_ms, front_end_ms, networks_ms, events_ms: of each stage, for a second of sound.
         whole_ms: end to end.
         times_real_time: end to end.
         peak_mib: the most memory that this process has ever had.
     """
 
     decode_ms: float
+    levels_ms: float
     resample_ms: float
     front_end_ms: float
     networks_ms: float

@@ -63,7 +63,7 @@ def folder_without(file: Path) -> str:
     return "no recordings in this folder, expected *.aif"
 
 
-@pytest.mark.parametrize("command", ["replay", "classify"])
+@pytest.mark.parametrize("command", ["replay", "classify", "levels"])
 @pytest.mark.parametrize("spoil", [missing, empty, text, header_alone, zero_rate, folder_without])
 def test_what_is_no_recording_is_named_and_does_not_stop_the_others(
     call: Caller, wail: Sound, tmp_path: Path, command: str, spoil: Callable[[Path], str]

@@ -583,6 +583,36 @@ def test_classify_names_each_clip(call: Caller, recordings: Path, wail: Sound) -
         assert len(row["likelihoods"]) == 11
 
 
+# Levels
+
+
+def test_levels_of_a_calibrator_calibrate(call: Caller, tmp_path: Path) -> None:
+    """What full scale is follows from its tone, and with that in the configuration the tone has its sound pressure."""
+    tone, config = tmp_path / "tone.wav", tmp_path / "agent.toml"
+    samples = 0.05 * np.sin(2 * np.pi * 1_000.0 * np.arange(10 * 48_000) / 48_000)
+    soundfile.write(tone, samples, 48_000, subtype="PCM_16")
+
+    (row,) = csv.DictReader(io.StringIO(call("levels", tone).out))
+    config.write_text(f"[audio]\nfull_scale_db = {94.0 - float(row['laeq_db'])}\n")
+    (calibrated,) = rows_of(call("levels", "--config", config, "--format", "jsonl", tone).out)
+
+    assert (row["laeq_db"], row["duration_s"], row["calibrated"]) == ("-26.0", "10.0", "false")
+    assert [calibrated[key] for key in ("laeq_db", "lafmax_db", "la10_db", "la50_db")] == [94.0] * 4
+    assert calibrated["calibrated"] is True
+
+
+def test_what_is_too_short_for_a_level_is_said(call: Caller, tmp_path: Path) -> None:
+    """Less than an eighth of a second is no level of anything; the others are measured."""
+    soundfile.write(tmp_path / "click.wav", np.zeros(999), 8_000)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(1_000), 8_000)
+
+    said = call("levels", tmp_path)
+
+    assert said.code == 3
+    assert "click.wav: too short for a level, expected an eighth of a second or more" in said.err
+    assert [row["laeq_db"] for row in csv.DictReader(io.StringIO(said.out))] == ["-200.0"]
+
+
 # Check
 
 
