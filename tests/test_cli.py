@@ -27,6 +27,7 @@ from agent import portaudio
 from agent.config import Config, load_config
 from agent.coverage import Tally
 from agent.hours import Hours
+from agent.level import LEAST_BACKGROUND_S
 from tests.broker import HOST, Broker, BrokerFactory, SubscriberFactory, wait_until
 from tests.commands import Caller, CommandFactory
 from tests.conftest import REPOSITORY
@@ -111,12 +112,18 @@ def test_replay_prints_the_finished_events(call: Caller, street: Sound) -> None:
             "duration_s",
             "likelihood_peak",
             "likelihood_mean",
+            "laeq_db",
+            "lafmax_db",
+            "sel_db",
+            *(["background_la90_db"] if row["onset_s"] >= LEAST_BACKGROUND_S else []),
+            "calibrated",
             "end_reason",
         ]
         assert row["file"] == str(street.file)
         assert row["duration_s"] == round(row["offset_s"] - row["onset_s"], 3)
         assert 0.0 <= row["onset_s"] < row["offset_s"] <= street.duration_s
         assert 0.0 < row["likelihood_mean"] <= row["likelihood_peak"] <= 1.0
+        assert -70.0 < row["laeq_db"] <= row["lafmax_db"] < 0.0
 
 
 def test_replay_says_the_same_twice(urbansound: CommandFactory, corner: Sound) -> None:
@@ -154,7 +161,8 @@ def test_the_formats_say_the_same(call: Caller, corner: Sound, tmp_path: Path) -
     table = list(csv.DictReader(io.StringIO(call("replay", "--format", "csv", file).out)))
     text = call("replay", "--format", "text", file).out.splitlines()
 
-    assert [{key: str(value) for key, value in row.items()} for row in rows] == table
+    printed = [{key: str(value) for key, value in row.items()} | {"calibrated": "false"} for row in rows]
+    assert [{key: value for key, value in row.items() if value} for row in table] == printed
     assert len(rows) == len(text) == 2
     for row, line in zip(rows, text, strict=True):
         times = f"{row['onset_s']:.3f} s", f"{row['offset_s']:.3f} s"
@@ -790,7 +798,7 @@ def test_coverage_is_not_written_over_what_an_address_is_of(
 def test_watch_shows_events_as_they_come(
     urbansound: CommandFactory, published: Path, broker: Broker, corner: Sound
 ) -> None:
-    """Each message is a line: which node, what state, which class, from when to when; after `--count` it ends."""
+    """Each message is a line: which node, what, from when to when, how sure, how loud; after `--count` it ends."""
     watched = urbansound("watch", "--config", published, "--count", "4")
     watched.wait_for_log(f"watching {HOST}:{broker.port}")
 
@@ -802,7 +810,7 @@ def test_watch_shows_events_as_they_come(
         ["node/street", state, row["label"]] for row in rows for state in ("start", "end")
     ]
     assert f" from {rows[0]['start'][11:23]} to 12:00:0" in watched.lines[1]
-    assert watched.lines[1].endswith(f" UTC, {rows[0]['likelihood_peak']:.2f}\n")
+    assert watched.lines[1].endswith(f" UTC, {rows[0]['likelihood_peak']:.2f}, {rows[0]['laeq_db']} dBFS(A)\n")
 
 
 def test_watch_shows_gaps_and_health(
