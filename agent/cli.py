@@ -331,7 +331,7 @@ def _classify(options: argparse.Namespace) -> int:
 
 def _levels(options: argparse.Namespace) -> int:
     from agent import messages
-    from agent.level import LevelMeter
+    from agent.replay import levels
     from agent.stop import StopSignals
 
     files, problems = _recordings(options)
@@ -341,9 +341,7 @@ def _levels(options: argparse.Namespace) -> int:
         signals = stack.enter_context(StopSignals())
 
         def treat(file: "Source", recording: "Recording") -> None:
-            meter = LevelMeter(recording.sample_rate_hz)
-            blocks = itertools.takewhile(lambda _block: not signals.stop.is_set(), recording.blocks())
-            readings = [reading for block in blocks for reading in meter.push(block)]
+            readings = levels(recording, stop=signals.stop)
             if signals.stop.is_set():
                 return
             if not readings:

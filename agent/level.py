@@ -128,9 +128,7 @@ class LevelMeter:
 
     def _whole(self, n_samples: int) -> int:
         """So many slices are whole, when so many samples are there."""
-        until = edge(self._slices, self._rate_hz) + n_samples
-        number = until * SLICES_PER_S // self._rate_hz
-        return number + (edge(number + 1, self._rate_hz) <= until) - self._slices
+        return slice_at(edge(self._slices, self._rate_hz) + n_samples, self._rate_hz) - self._slices
 
     def _until_change(self) -> int:
         """So many slices are heard by the same filters."""
@@ -204,7 +202,7 @@ class Levels:
         """
         until = event.heard_until if event.offset is None else event.offset
         onset = self._first_after(event.onset)
-        end = min(self._first_after(until), self._begun_at(event.heard_until))
+        end = min(self._first_after(until), self._slice_at(event.heard_until))
         during = self._between(onset, end)
         if len(during) == 0:
             return event
@@ -220,14 +218,12 @@ class Levels:
     def _edge(self, number: int) -> int:
         return self._origin + edge(number, self._rate_hz)
 
-    def _begun_at(self, sample: int) -> int:
-        """The slice that has begun, and is not over, at this place of the stream."""
-        number = max(0, sample - self._origin) * SLICES_PER_S // self._rate_hz
-        return number + (self._edge(number + 1) <= sample)
+    def _slice_at(self, sample: int) -> int:
+        return slice_at(max(0, sample - self._origin), self._rate_hz)
 
     def _first_after(self, sample: int) -> int:
         """The first slice whose middle lies here or later."""
-        number = self._begun_at(sample)
+        number = self._slice_at(sample)
         return number + (self._edge(number) + self._edge(number + 1) < 2 * sample)
 
     def _between(self, first: int, end: int) -> Doubles:
@@ -239,3 +235,9 @@ class Levels:
 def edge(number: int, sample_rate_hz: int) -> int:
     """Where a slice begins, counted from the first; each second has whole slices at every rate."""
     return number * sample_rate_hz // SLICES_PER_S
+
+
+def slice_at(sample: int, sample_rate_hz: int) -> int:
+    """The slice that has begun, and is not over, so many samples after the first has begun."""
+    number = sample * SLICES_PER_S // sample_rate_hz
+    return number + (edge(number + 1, sample_rate_hz) <= sample)

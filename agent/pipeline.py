@@ -26,7 +26,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
     detector: EventDetector,
     emit: Callable[[SoundEvent], None],
     *,
-    levels: Levels | None = None,
+    levels: Levels,
     end_reason: Callable[[], EndReason] = lambda: "end_of_stream",
     analysed: Callable[[int], None] = lambda _samples: None,
     judged: Callable[[Prediction], None] = lambda _prediction: None,
@@ -42,7 +42,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
         aggregator: sums what it says.
         detector: makes events of the sums.
         emit: takes each event.
-        levels: says how loud each was; without it nothing does.
+        levels: says how loud each was.
         end_reason: asked when the blocks have ended: why they did.
         analysed: told after each block up to which sample all is analysed.
         judged: takes each window's prediction, before the events that follow from it.
@@ -50,7 +50,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
     Raises:
         AgentError: what `blocks` or `emit` raise is passed on.
     """
-    told = emit if levels is None else _measured(levels, emit)
+    told = _measured(levels, emit)
 
     def judge(windows: Iterator[Window]) -> None:
         for prediction in _predicted(windows, classifier):
@@ -61,15 +61,13 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
         judge(front_end.flush())
         front_end.reset()
         _finish(aggregator, detector, told, reason)
-        if levels is not None:
-            levels.reset()
+        levels.reset()
 
     try:
         for block in blocks:
             if block.lost_before:
                 finish("gap")  # never a silent splice
-            if levels is not None:
-                levels.push(block)
+            levels.push(block)
             judge(front_end.push(block))
             analysed(block.first_sample + len(block.samples))
     except AgentError:

@@ -1,6 +1,6 @@
-"""Recordings through the same loop as the microphone: to events, or to one label each.
+"""Recordings through the same loop as the microphone: to events, or to one label each; or to levels alone.
 
-In: recordings. Out: finished events and clip predictions. Called on the main thread by `cli`.
+In: recordings. Out: finished events, clip predictions, readings. Called on the main thread by `cli`.
 """
 
 import itertools
@@ -13,9 +13,10 @@ import numpy as np
 
 from agent import pipeline
 from agent.app import Judge
+from agent.level import LevelMeter
 from agent.stop import Stop
 from agent.timesheet import RecordingTimes
-from agent.values import AudioBlock, EndReason, FloatArray, SoundEvent
+from agent.values import AudioBlock, EndReason, FloatArray, LevelReading, SoundEvent
 from agent.wavfile import Recording
 
 if TYPE_CHECKING:
@@ -115,6 +116,13 @@ def paced(
         due = start + (block.first_sample + len(block.samples)) / sample_rate_hz / speed
         wait(max(0.0, due - monotonic()))
         yield block
+
+
+def levels(recording: Recording, *, stop: Stop) -> list[LevelReading]:
+    """How loud a recording is, an eighth of a second each; less of it where `stop` was set before it ended."""
+    meter = LevelMeter(recording.sample_rate_hz)
+    blocks = itertools.takewhile(lambda _block: not stop.is_set(), recording.blocks())
+    return [reading for block in blocks for reading in meter.push(block)]
 
 
 def classify(

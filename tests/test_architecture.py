@@ -74,7 +74,7 @@ MAY_IMPORT = {
     | {"values", "wire"},
     "workers": {"app", "config", "errors", "level", "mono", "pipeline", "resampler", "stop", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
-    "replay": {"app", "errors", "pipeline", "stop", "timesheet", "values", "wavfile", "workers"},
+    "replay": {"app", "errors", "level", "pipeline", "stop", "timesheet", "values", "wavfile", "workers"},
     "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
     | {"outbox", "pace", "pipeline", "reload", "ring", "stop", "values"},
     "reload": {"app", "broker", "config", "errors", "outbox"},
@@ -97,7 +97,6 @@ MAY_IMPORT = {
         "hours",
     }
     | {
-        "level",
         "logs",
         "messages",
         "outbox",

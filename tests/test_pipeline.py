@@ -248,6 +248,7 @@ def test_an_error_of_the_receiver_stops_the_loop() -> None:
             listener.aggregator,
             listener.detector,
             refuse,
+            levels=listener.levels,
         )
 
 
@@ -295,6 +296,7 @@ def test_each_window_is_judged_before_its_events_are_told() -> None:
         listener.aggregator,
         listener.detector,
         emit,
+        levels=listener.levels,
         judged=listener.judged.append,
     )
 
@@ -387,6 +389,7 @@ def heard_by(
             update_interval_s=10.0,
         ),
         events.append,
+        levels=Levels(rate_hz, keep_s=60.0),
     )
     return events
 
