@@ -466,7 +466,8 @@ def test_sound_reaches_no_file(
             assert agent.wait(60) == 143
         finally:
             agent.kill()
-    wait_until(lambda: f"{agent.pid} +++ exited" in trace.read_text(encoding="utf-8"), "the end of the trace")
+    ended = re.compile(rf"^{agent.pid} +\+\+\+ exited", re.MULTILINE)  # a short process id is padded
+    wait_until(lambda: ended.search(trace.read_text(encoding="utf-8")), "the end of the trace")
 
     opened = re.findall(r'"([^"]+)", [A-Z_|]*O_(?:WRONLY|RDWR)[^)]*\) = \d', trace.read_text(encoding="utf-8"))
     files = {name for name in opened if not name.startswith(("/dev/", "/proc/"))}  # /dev/shm is memory
