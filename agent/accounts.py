@@ -143,6 +143,11 @@ class Accounts:
         if missing_ns > 0:
             self._tell(Gap(utc_ns - since_ns - missing_ns, utc_ns, missing_ns, "trickle"), timeline.reckoning)
 
+    def total(self) -> Tally:
+        """What has become of the time since the start, as far as it is booked."""
+        with self._lock:
+            return self._ledger.total
+
     def look(self, now_s: float, deaf: GapCause | None, *, away: bool) -> Balance:
         """How it stands; on the main thread, about once a second.
 

@@ -331,6 +331,7 @@ def _classify(options: argparse.Namespace) -> int:
 
 def _levels(options: argparse.Namespace) -> int:
     from agent import messages
+    from agent.level import statistics
     from agent.replay import levels
     from agent.stop import StopSignals
 
@@ -347,8 +348,8 @@ def _levels(options: argparse.Namespace) -> int:
             if not readings:
                 raise RecordingError(f"{file}: too short for a level, expected an eighth of a second or more")
             row = messages.levels_row(
-                readings,
-                sample_rate_hz=recording.sample_rate_hz,
+                statistics(readings),
+                duration_s=(readings[-1].first_sample + readings[-1].n_samples) / recording.sample_rate_hz,
                 file=str(file),
                 full_scale_db=config.audio.full_scale_db,
             )

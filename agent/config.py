@@ -95,6 +95,19 @@ class EventsConfig(ConfigPart):
     classes: dict[str, EventNumbers] = Field(default_factory=dict)
 
 
+class LevelsConfig(ConfigPart):
+    """How loud it is, whatever happens."""
+
+    interval_s: Annotated[int, Field(ge=1, le=3600)] = 60
+
+    @field_validator("interval_s")
+    @classmethod
+    def _divides_an_hour(cls, interval_s: int) -> int:
+        if 3600 % interval_s:
+            raise ValueError("expected a divisor of 3600, so that each hour has whole intervals")
+        return interval_s
+
+
 class TlsConfig(ConfigPart):
     """Encryption, and who is who."""
 
@@ -167,6 +180,7 @@ class Config(ConfigPart):
     model: ModelConfig = ModelConfig()
     inference: InferenceConfig = InferenceConfig()
     events: EventsConfig = EventsConfig()
+    levels: LevelsConfig = LevelsConfig()
     mqtt: MqttConfig = MqttConfig()
     spool: SpoolConfig = SpoolConfig()
     log: LogConfig = LogConfig()

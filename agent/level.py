@@ -1,8 +1,8 @@
 """How loud it is: A-weighted levels, an eighth of a second each, and of events.
 
-In: blocks of samples, and events. Out: `LevelReading`s, and events with their `SoundLevel`: squares relative to full
-scale; what that is in decibels, calibration says. Stateful, for one stream; block sizes do not matter. Called on the
-pipeline thread, by `replay` and its workers.
+In: blocks of samples, and events. Out: `LevelReading`s, their statistics, and events with their `SoundLevel`: squares
+relative to full scale; what that is in decibels, calibration says. Stateful, for one stream; block sizes do not
+matter. Called on the pipeline thread, by `replay` and its workers.
 
 A filter never forgets quite, but sound of ten seconds ago is no part of a level. So each period of the stream is heard
 by filters that were started from silence shortly before it: a level depends on the sound near it alone, and whoever
@@ -14,13 +14,14 @@ shelving filters", 2019). Up to half the rate they stay within class 1.
 """
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.numerics import Doubles, filter_on
-from agent.values import AudioBlock, LevelReading, SoundEvent, SoundLevel
+from agent.values import AudioBlock, LevelReading, LevelStatistics, SoundEvent, SoundLevel
 
 SLICES_PER_S = 8
 AT_ONCE = 8  # slices: more would not stay in the processor's cache
@@ -180,10 +181,12 @@ class Levels:
         self._dropped = 0  # slices that nobody will ask for any more
         self._values = array("d")  # of each slice since: mean square, largest F, last F
 
-    def push(self, block: AudioBlock) -> None:
-        """Measure samples."""
-        for reading in self._meter.push(block):
+    def push(self, block: AudioBlock) -> list[LevelReading]:
+        """Measure samples; give the slices that they complete, in the order of time."""
+        readings = self._meter.push(block)
+        for reading in readings:
             self.hear(reading)
+        return readings
 
     def hear(self, reading: LevelReading) -> None:
         """Take what was measured, here or elsewhere; in the order of time."""
@@ -230,6 +233,13 @@ class Levels:
         """What is known of the slices from one to before another; float64 (n, 3)."""
         low, high = (max(0, number - self._dropped) * _VALUES for number in (first, end))
         return np.array(self._values[low:high]).reshape(-1, _VALUES)
+
+
+def statistics(readings: Sequence[LevelReading]) -> LevelStatistics:
+    """How loud all that was measured was; of at least one slice."""
+    squares, largest, fast = np.array([(one.mean_square, one.fast_max, one.fast) for one in readings]).T
+    exceeded = np.quantile(fast, [0.9, 0.5, 0.1]).tolist()
+    return LevelStatistics(float(squares.mean()), float(largest.max()), *exceeded)
 
 
 def edge(number: int, sample_rate_hz: int) -> int:

@@ -10,18 +10,17 @@ with the right time, where the clock was not yet set when it was told.
 import json
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 from pydantic import ValidationError
 
 from agent.clock import Reckoning, from_ns, rfc3339, to_milliseconds
-from agent.values import EventState, Gap, LevelReading, SoundEvent, SoundLevel
-from agent.wire import EventDraft, GapDraft, LevelPart, ModelIdentity, Quality, Stamp, Topics
+from agent.values import EventState, Gap, IntervalLevel, LevelStatistics, SoundEvent, SoundLevel
+from agent.wire import EventDraft, GapDraft, LevelDraft, LevelPart, ModelIdentity, Quality, Stamp, Topics
 
 _RANDOM_BITS = 74  # of a UUIDv7 beside time, version and variant: RFC 9562, 5.7
 _SECOND_DIGITS = 3
@@ -185,13 +184,13 @@ def _level_db(square: float, full_scale_db: float | None) -> float:
 
 
 def levels_row(
-    readings: Sequence[LevelReading], *, sample_rate_hz: int, file: str, full_scale_db: float | None
+    statistics: LevelStatistics, *, duration_s: float, file: str, full_scale_db: float | None
 ) -> dict[str, str | float | bool]:
     """What `levels` prints about a recording.
 
     Args:
-        readings: of all of it, at least one.
-        sample_rate_hz: of the samples that they were measured on.
+        statistics: of all of it.
+        duration_s: how long it is.
         file: the recording, as the user named it.
         full_scale_db: as of an `EventTeller`.
 
@@ -199,18 +198,21 @@ def levels_row(
         `file`, `duration_s`, `laeq_db`, `lafmax_db`, the levels that F exceeded for 10, 50 and 90 % of the time, and
         `calibrated`.
     """
-    squares, largest, fast = np.array([(one.mean_square, one.fast_max, one.fast) for one in readings]).T
-    la10, la50, la90 = np.quantile(fast, [0.9, 0.5, 0.1]).tolist()
-    last = readings[-1]
     return {
         "file": file,
-        "duration_s": round((last.first_sample + last.n_samples) / sample_rate_hz, _SECOND_DIGITS),
-        "laeq_db": _level_db(float(squares.mean()), full_scale_db),
-        "lafmax_db": _level_db(float(largest.max()), full_scale_db),
-        "la10_db": _level_db(la10, full_scale_db),
-        "la50_db": _level_db(la50, full_scale_db),
-        "la90_db": _level_db(la90, full_scale_db),
+        "duration_s": round(duration_s, _SECOND_DIGITS),
+        **_in_decibels(statistics, full_scale_db),
         "calibrated": full_scale_db is not None,
+    }
+
+
+def _in_decibels(statistics: LevelStatistics, full_scale_db: float | None) -> dict[str, float]:
+    return {
+        "laeq_db": _level_db(statistics.mean_square, full_scale_db),
+        "lafmax_db": _level_db(statistics.fast_max, full_scale_db),
+        "la10_db": _level_db(statistics.fast_10, full_scale_db),
+        "la50_db": _level_db(statistics.fast_50, full_scale_db),
+        "la90_db": _level_db(statistics.fast_90, full_scale_db),
     }
 
 
@@ -254,6 +256,29 @@ def told_gap(gap: Gap, *, topics: Topics, source: str, reckoning: Reckoning) -> 
         stamp=stamp and stamp.model_copy(update={"end_only": gap.start_is_right or None}),
     )
     return topics.gap(source), lambda seq: message.model_copy(update={"seq": seq}).to_json()
+
+
+def told_level(
+    level: IntervalLevel, *, topics: Topics, source: str, reckoning: Reckoning, full_scale_db: float | None
+) -> tuple[str, Callable[[int], bytes]]:
+    """Word the level of an interval, dated by this reckoning: its topic, and from `seq` to the draft."""
+    start, end = (to_milliseconds(from_ns(ns)) for ns in (level.start_ns, level.end_ns))
+    message = LevelDraft(
+        schema_name="urbansound.level/1",
+        seq=1,
+        node=topics.node,
+        source=source,
+        start=start,
+        end=end,
+        duration_s=round((end - start).total_seconds(), _SECOND_DIGITS),
+        **_in_decibels(level.statistics, full_scale_db),
+        calibrated=full_scale_db is not None,
+        silent_s=round(level.silent_ns / 1e9, _SECOND_DIGITS),
+        clipped_s=round(level.clipped_ns / 1e9, _SECOND_DIGITS),
+        quality=Quality(time_synced=reckoning.synced),
+        stamp=stamp_of(reckoning),
+    )
+    return topics.level(source), lambda seq: message.model_copy(update={"seq": seq}).to_json()
 
 
 def stamp_of(reckoning: Reckoning | None) -> Stamp | None:

@@ -1,7 +1,7 @@
 """What a node says, joined: spool and publisher. What is told here reaches the broker, sooner or later.
 
-In: events and gaps from the pipeline thread, health from the main thread. Out: messages to the broker. Made and left on
-the main thread; its publisher has a thread of its own.
+In: events, gaps and levels from the pipeline thread, health from the main thread. Out: messages to the broker. Made and
+left on the main thread; its publisher has a thread of its own.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from agent.publisher import Publisher
 from agent.shelf import SpooledMessage
 from agent.spool import Spool
 from agent.stop import Stop
-from agent.values import Gap, SoundEvent
+from agent.values import Gap, IntervalLevel, SoundEvent
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +182,18 @@ class Outbox:
         config, _ = self._site
         topic, payload = messages.told_gap(gap, topics=self._topics, source=config.node.source, reckoning=reckoning)
         self.spool.append(topic, payload, kind="gap")
+
+    def tell_level(self, level: IntervalLevel, reckoning: Reckoning) -> None:
+        """Put the level of an interval into the spool, dated by this reckoning; call it on the pipeline thread."""
+        config, _ = self._site
+        topic, payload = messages.told_level(
+            level,
+            topics=self._topics,
+            source=config.node.source,
+            reckoning=reckoning,
+            full_scale_db=config.audio.full_scale_db,
+        )
+        self.spool.append(topic, payload, kind="level")
 
     def say_liveness(self, liveness: wire.LivenessPart) -> None:
         """Whether the sensor hears has changed: say it in `info`."""

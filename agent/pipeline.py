@@ -13,7 +13,7 @@ from agent.events import EventDetector
 from agent.frontend import FrontEnd
 from agent.inference import Classifier
 from agent.level import Levels
-from agent.values import AudioBlock, EndReason, Prediction, Segment, SoundEvent, Window
+from agent.values import AudioBlock, EndReason, LevelReading, Prediction, Segment, SoundEvent, Window
 
 WINDOWS_AT_ONCE = 100
 
@@ -30,6 +30,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
     end_reason: Callable[[], EndReason] = lambda: "end_of_stream",
     analysed: Callable[[int], None] = lambda _samples: None,
     judged: Callable[[Prediction], None] = lambda _prediction: None,
+    measured: Callable[[Iterable[LevelReading]], None] = lambda _readings: None,
 ) -> None:
     """Turn audio blocks into sound events, until the blocks end.
 
@@ -46,6 +47,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
         end_reason: asked when the blocks have ended: why they did.
         analysed: told after each block up to which sample all is analysed.
         judged: takes each window's prediction, before the events that follow from it.
+        measured: takes the slices that each block completes.
 
     Raises:
         AgentError: what `blocks` or `emit` raise is passed on.
@@ -67,7 +69,7 @@ def run(  # noqa: PLR0917  the sentence of the house, in its order
         for block in blocks:
             if block.lost_before:
                 finish("gap")  # never a silent splice
-            levels.push(block)
+            measured(levels.push(block))
             judge(front_end.push(block))
             analysed(block.first_sample + len(block.samples))
     except AgentError:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from agent.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from agent.wire import EventMessage, GapMessage, HealthMessage
+    from agent.wire import AnyMessage
 
 EVENT_COLUMNS = (
     "file",
@@ -192,7 +192,7 @@ def one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
 
-def message_line(topic: str, message: "EventMessage | GapMessage | HealthMessage | None") -> str:
+def message_line(topic: str, message: "AnyMessage | None") -> str:
     """What came from the broker under a topic, as text; None is what could not be read.
 
     Others wrote it: what could steer a terminal is escaped.
@@ -201,8 +201,8 @@ def message_line(topic: str, message: "EventMessage | GapMessage | HealthMessage
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
-def _message_text(topic: str, message: "EventMessage | GapMessage | HealthMessage | None") -> str:
-    from agent.wire import GapMessage, HealthMessage
+def _message_text(topic: str, message: "AnyMessage | None") -> str:
+    from agent.wire import GapMessage, HealthMessage, LevelMessage
 
     if message is None:
         return f"{topic}: not a message that this version can read"
@@ -220,5 +220,8 @@ def _message_text(topic: str, message: "EventMessage | GapMessage | HealthMessag
         times += f" to {message.end:%H:%M:%S.%f}"[:-3]
     if isinstance(message, GapMessage):
         return f"{where}  gap     {message.cause:18} {times} UTC, {message.lost_s:.1f} s lost"
+    if isinstance(message, LevelMessage):
+        loud = _decibels(message.laeq_db, calibrated=message.calibrated)
+        return f"{where}  level   {loud}, LAFmax {message.lafmax_db:.1f}, LA90 {message.la90_db:.1f}, {times} UTC"
     loud = "" if message.level is None else f", {_decibels(message.level.laeq_db, calibrated=message.level.calibrated)}"
     return f"{where}  {message.event_type:6}  {message.label:18} {times} UTC, {message.likelihood_peak:.2f}{loud}"

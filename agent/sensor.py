@@ -21,6 +21,7 @@ from agent.config import Config
 from agent.errors import AgentError, DeviceHungError
 from agent.health import Health, Heartbeat
 from agent.hours import Hours
+from agent.intervals import Intervals
 from agent.liveness import Liveness
 from agent.lookout import Lookout
 from agent.outbox import Outbox, coverage_file
@@ -28,7 +29,7 @@ from agent.pace import Pace
 from agent.reload import Reloader
 from agent.ring import Ring
 from agent.stop import Stop, StopSignals
-from agent.values import AudioBlock, EndReason, GapCause, SoundEvent
+from agent.values import AudioBlock, EndReason, GapCause, LevelReading, SoundEvent
 
 log = logging.getLogger(__name__)
 
@@ -177,13 +178,22 @@ class Sensor:
             def judged(_prediction: object) -> None:
                 self._heard = True
 
+            intervals = Intervals(
+                timeline,
+                interval_s=self._judge.config.levels.interval_s,
+                sample_rate_hz=sample_rate_hz,
+                account=self._accounts.total,
+                tell=self._outbox.tell_level,
+            )
+            readings: list[LevelReading] = []
             pace = Pace(self._judge.widest)
             with self._starting:
                 if self._stop.is_set():
                     return
                 self._microphone.start(ring)
+            blocks = self._measured(self._blocks(ring, timeline), readings, intervals)
             pipeline.run(
-                self._reloaded(self._keeping_up(self._blocks(ring, timeline), ring, pace, stages), stages, emit),
+                self._reloaded(self._keeping_up(blocks, ring, pace, stages), stages, emit),
                 stages.front_end,
                 self._judge.classifier,
                 stages.aggregator,
@@ -192,6 +202,7 @@ class Sensor:
                 levels=stages.levels,
                 end_reason=self._end_reason,
                 judged=judged,
+                measured=readings.extend,
             )
         except BaseException as error:  # noqa: BLE001  a thread's edge; raised again by run()
             self._failure = error
@@ -228,6 +239,20 @@ class Sensor:
             yield block
             self._health.count_analysed(len(block.samples))
             self._accounts.hear(block, timeline)
+
+    @staticmethod
+    def _measured(
+        blocks: Iterator[AudioBlock], readings: list[LevelReading], intervals: Intervals
+    ) -> Iterator[AudioBlock]:
+        """The same blocks; what was measured in one is gathered once that is analysed and accounted for."""
+        for block in blocks:
+            intervals.push(readings)
+            readings.clear()
+            if block.lost_before:
+                intervals.finish()
+            yield block
+        intervals.push(readings)
+        intervals.finish()
 
     def _cause_of_gap(self, block: AudioBlock, ring: Ring) -> GapCause:
         before, self._overwritten = self._overwritten, ring.overwritten

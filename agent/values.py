@@ -106,6 +106,42 @@ class LevelReading:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelStatistics:
+    """How loud a span of sound was, and how that was spread over it: A-weighted squares, relative to full scale.
+
+    Attributes:
+        mean_square: of the weighted samples: the equivalent level.
+        fast_max: the largest value of their squares under the time weighting F.
+        fast_10, fast_50, fast_90: the values of F that were exceeded for 10, 50 and 90 % of the time.
+    """
+
+    mean_square: float
+    fast_max: float
+    fast_10: float
+    fast_50: float
+    fast_90: float
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalLevel:
+    """How loud an interval of time was, of which all was heard.
+
+    Attributes:
+        start_ns: when it began, in nanoseconds since 1970.
+        end_ns: when it was over.
+        statistics: how loud it was.
+        silent_ns: how much of it the samples did not move, to about a second.
+        clipped_ns: how much of it they were at full scale, to about a second.
+    """
+
+    start_ns: int
+    end_ns: int
+    statistics: LevelStatistics
+    silent_ns: int
+    clipped_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class SoundLevel:
     """How loud a span of sound was: A-weighted squares, relative to full scale.
 

@@ -8,6 +8,7 @@ and meaning, else the number in the schema's name rises. `messages` fills them.
     <prefix>/<node>/health            QoS 1, not retained   urbansound.health/1
     <prefix>/<node>/<source>/event    QoS 1, not retained   urbansound.event/1
     <prefix>/<node>/<source>/gap      QoS 1, not retained   urbansound.gap/1
+    <prefix>/<node>/<source>/level    QoS 1, not retained   urbansound.level/1
 """
 
 from contextlib import suppress
@@ -72,11 +73,15 @@ class Topics:
         """When one microphone was not heard."""
         return f"{self.prefix}/{self.node}/{source}/gap"
 
+    def level(self, source: str) -> str:
+        """How loud it was at one microphone, interval by interval."""
+        return f"{self.prefix}/{self.node}/{source}/level"
+
 
 def watched_topics(prefix: str) -> tuple[str, ...]:
-    """The MQTT filters for what happens: events, gaps and health of all nodes."""
+    """The MQTT filters for what happens: events, gaps, levels and health of all nodes."""
     everyone = Topics(prefix, "+")
-    return everyone.event("+"), everyone.gap("+"), everyone.health
+    return everyone.event("+"), everyone.gap("+"), everyone.level("+"), everyone.health
 
 
 class WirePart(BaseModel):
@@ -246,6 +251,48 @@ class GapDraft(GapMessage):
     stamp: Stamp | None = None
 
 
+class LevelMessage(WirePart):
+    """How loud it was in an interval of time, of which all was heard: decibels, A-weighted.
+
+    Attributes:
+        seq: counted with those of the events.
+        start: when it began; a multiple of `levels.interval_s`, unless the agent began to hear then.
+        end: when it was over; the same, unless there is a gap, or the agent stopped.
+        duration_s: seconds between them.
+        laeq_db: equivalent level.
+        lafmax_db: the largest level under the time weighting F.
+        la10_db, la50_db, la90_db: exceeded by F for 10, 50 and 90 % of the time.
+        calibrated: as of a `LevelPart`.
+        silent_s: how much of it the samples did not move: then there was no sound to measure.
+        clipped_s: how much of it they were at full scale: then it was louder than it seems.
+        queued_s: as of an event.
+    """
+
+    schema_name: Annotated[Literal["urbansound.level/1"], Field(alias="schema")]
+    seq: Annotated[int, Field(ge=1)]
+    node: str
+    source: str
+    start: Moment
+    end: Moment
+    duration_s: Annotated[float, Field(ge=0.0)]
+    laeq_db: float
+    lafmax_db: float
+    la10_db: float
+    la50_db: float
+    la90_db: float
+    calibrated: bool
+    silent_s: Annotated[float, Field(ge=0.0)]
+    clipped_s: Annotated[float, Field(ge=0.0)]
+    quality: Quality
+    queued_s: Annotated[float, Field(ge=0.0)] | None = None
+
+
+class LevelDraft(LevelMessage):
+    """A level message in the spool; `stamp` is not sent."""
+
+    stamp: Stamp | None = None
+
+
 class HealthMessage(WirePart):
     """How a node is doing; told once a minute, and when its liveness changes. Counts are since the start of the agent.
 
@@ -355,10 +402,12 @@ class InfoMessage(WirePart):
     liveness: LivenessPart | None = None
 
 
-def read_message(payload: bytes) -> EventMessage | GapMessage | HealthMessage | None:
+AnyMessage = EventMessage | GapMessage | LevelMessage | HealthMessage
+
+
+def read_message(payload: bytes) -> AnyMessage | None:
     """What a message says, or None where it is not one of these."""
-    kinds: tuple[type[EventMessage] | type[GapMessage] | type[HealthMessage], ...]
-    kinds = (EventMessage, GapMessage, HealthMessage)
+    kinds: tuple[type[AnyMessage], ...] = (EventMessage, GapMessage, LevelMessage, HealthMessage)
     for kind in kinds:
         with suppress(ValidationError):
             return kind.model_validate_json(payload)

@@ -8,6 +8,7 @@ Two truths are held against what a subscriber got:
   recording: label, duration and likelihoods of each event.
 - *Kill runs* kill the agent as well. Sound that nobody heard is a gap, and makes no event; so truth is the agent's
   journal, in which each message is noted when its append has returned. Each event that was begun must have its end.
+  Levels are promised over all faults but a kill.
 """
 
 import contextlib
@@ -142,7 +143,7 @@ class Run:
                     break  # nothing more is told: no fault could do harm
                 self._break(kind, chance)
             self._finish()
-            self._judge(killed=any(fault.kind.startswith("agent killed") for fault in self.outcome.faults))
+            self._judge()
         finally:
             if self._node is not None:
                 self._node.kill()
@@ -300,9 +301,14 @@ class Run:
 
     def _missing(self) -> list[dict[str, Any]]:
         there = {_key(event) for event in list(self._witness.told)}
-        return [told for told in self._told() if _key(told) not in there]
+        promised = {"event", "update", "gap"} if self._killed else {"event", "update", "gap", "level"}
+        return [told for told in self._told() if told["kind"] in promised and _key(told) not in there]
 
-    def _judge(self, *, killed: bool) -> None:
+    @property
+    def _killed(self) -> bool:
+        return any(fault.kind.startswith("agent killed") for fault in self.outcome.faults)
+
+    def _judge(self) -> None:
         outcome, came = self.outcome, list(self._witness.told)
         outcome.told = len(self._told())
         unique = list({_key(event): event for event in reversed(came)}.values())[::-1]
@@ -321,7 +327,7 @@ class Run:
                 outcome.problems.append(f"event {event_id} came as {types}")
         seqs = [event["seq"] for event in unique]
         outcome.duplicated += len(seqs) - len(set(seqs))  # one number for two messages: a reader would drop one
-        if not killed:
+        if not self._killed:
             ends = [tuple(event[name] for name in ROW) for event in unique if event.get("event_type") == "end"]
             heard, truth = Counter(ends[: len(self._truth)]), Counter(self._truth)
             outcome.lost += (truth - heard).total()

@@ -194,6 +194,7 @@ def _noted_outbox(journal: int | None, *arguments: Any, **more: Any) -> Outbox: 
             seq = append(topic, payload, **how)
             told = json.loads(payload(seq))
             line = {"seq": seq, "event_id": told.get("event_id"), "event_type": told.get("event_type")}
+            line["kind"] = how.get("kind", "event")
             os.write(journal, (json.dumps(line) + "\n").encode())  # the kernel has it: a kill does not take it back
             return seq
 

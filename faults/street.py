@@ -45,6 +45,8 @@ sample_rate_hz = {SAMPLE_RATE_HZ}
 channel = 1
 [events]
 update_interval_s = 1.0
+[levels]
+interval_s = 1
 [events.default]
 span_s = 0.2
 on = 0.2

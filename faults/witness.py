@@ -1,7 +1,7 @@
 """What reached a subscriber: the only thing that counts in the end.
 
-In: the broker. Out: all numbered messages (events and gaps) in the order in which they came, and what the node said of
-its own health. The session is kept by the broker over lost connections; paho's own thread does the work.
+In: the broker. Out: all numbered messages (events, gaps, levels) in the order in which they came, and what the node
+said of its own health. The session is kept by the broker over lost connections; paho's own thread does the work.
 """
 
 import json
@@ -65,7 +65,7 @@ class Witness:
 
     def _remember(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         came_s = time.monotonic()
-        if message.topic.endswith(("/event", "/gap")):
+        if message.topic.endswith(("/event", "/gap", "/level")):
             self.told.append(json.loads(message.payload))
         elif message.topic.endswith("/health"):
             self.health.append((came_s, json.loads(message.payload)))

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "accelerator": {"inference", "litert", "model_card", "values"},
     "aggregation": {"values"},
     "level": {"numerics", "values"},
+    "intervals": {"clock", "coverage", "level", "values"},
     "events": {"values"},
     "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
@@ -75,8 +76,8 @@ MAY_IMPORT = {
     "workers": {"app", "config", "errors", "level", "mono", "pipeline", "resampler", "stop", "values", "wavfile"},
     "cluster": {"app", "config", "errors", "workers"},
     "replay": {"app", "errors", "level", "pipeline", "stop", "timesheet", "values", "wavfile", "workers"},
-    "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "liveness", "lookout"}
-    | {"outbox", "pace", "pipeline", "reload", "ring", "stop", "values"},
+    "sensor": {"accounts", "app", "capture", "clock", "config", "errors", "health", "hours", "intervals"}
+    | {"liveness", "lookout", "outbox", "pace", "pipeline", "reload", "ring", "stop", "values"},
     "reload": {"app", "broker", "config", "errors", "outbox"},
     "figures": {"accelerator"},
     "bench": {"accelerator", "app", "config", "errors", "figures", "inference", "pipeline", "replay", "stop", "values"}
@@ -95,6 +96,7 @@ MAY_IMPORT = {
         "errors",
         "figures",
         "hours",
+        "level",
     }
     | {
         "logs",

@@ -36,6 +36,7 @@ from agent.wire import (
     GapMessage,
     HealthMessage,
     InfoMessage,
+    LevelMessage,
     LevelPart,
     LivenessPart,
     ModelIdentity,
@@ -229,6 +230,7 @@ def leaves_of(model: type[BaseModel], *, parts: dict[str, type[BaseModel]]) -> s
     [
         ("Event", EventMessage, {"level": LevelPart, "model": ModelIdentity, "quality": Quality}),
         ("Gap", GapMessage, {"quality": Quality}),
+        ("Level", LevelMessage, {"quality": Quality}),
         ("Health", HealthMessage, {"liveness": LivenessPart}),
         (
             "Info",
@@ -284,6 +286,7 @@ def test_every_topic_and_no_other_is_described() -> None:
         topics.health,
         topics.event("<source>"),
         topics.gap("<source>"),
+        topics.level("<source>"),
     ]
     assert f"`{watched_topics(Config().mqtt.prefix)[0]}`" in section
 
@@ -294,6 +297,7 @@ def test_examples_of_messages_are_as_they_are_sent(file: Path) -> None:
     models: dict[str, type[WirePart]] = {
         "urbansound.event/1": EventMessage,
         "urbansound.gap/1": GapMessage,
+        "urbansound.level/1": LevelMessage,
         "urbansound.health/1": HealthMessage,
         "urbansound.info/1": InfoMessage,
     }

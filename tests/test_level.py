@@ -5,7 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from agent.level import BACKGROUND_S, LEAST_BACKGROUND_S, PERIOD_S, LevelMeter, Levels, a_weighting, response
+from agent.level import (
+    BACKGROUND_S,
+    LEAST_BACKGROUND_S,
+    PERIOD_S,
+    LevelMeter,
+    Levels,
+    a_weighting,
+    response,
+    statistics,
+)
 from agent.values import AudioBlock, FloatArray, LevelReading, SoundEvent
 
 RATE_HZ = 48_000
@@ -123,6 +132,19 @@ def test_readings_do_not_depend_on_blocks_or_on_where_a_stream_is_joined() -> No
 
     assert whole == readings_of(samples, rate_hz, sizes=(1, 7, 30_000, 441))
     assert joined[8:] == whole[8 * PERIOD_S + 8 :]
+
+
+def test_statistics_are_those_of_all_slices() -> None:
+    """The mean of the squares, the largest, and what was exceeded for 10, 50 and 90 % of the time."""
+    squares = [1e-4] * 70 + [1e-2] * 30
+    readings = [
+        LevelReading(6_000 * number, 6_000, square, 2 * square, square) for number, square in enumerate(squares)
+    ]
+
+    of_all = statistics(readings)
+
+    assert of_all.mean_square == pytest.approx(0.7e-4 + 0.3e-2)
+    assert (of_all.fast_max, of_all.fast_10, of_all.fast_50, of_all.fast_90) == (2e-2, 1e-2, 1e-4, 1e-4)
 
 
 @pytest.fixture

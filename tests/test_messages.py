@@ -18,9 +18,10 @@ from agent.messages import (
     interrupted_end,
     levels_row,
     told_gap,
+    told_level,
 )
-from agent.values import Gap, LevelReading, SoundEvent, SoundLevel
-from agent.wire import GapMessage, ModelIdentity, Topics, read_message
+from agent.values import Gap, IntervalLevel, LevelStatistics, SoundEvent, SoundLevel
+from agent.wire import GapMessage, LevelMessage, ModelIdentity, Topics, read_message
 
 RATE_HZ = 48_000
 NOON = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -47,6 +48,7 @@ END = replace(
     end_reason="quiet",
     evidence=300_000,
 )
+STATISTICS = LevelStatistics(mean_square=1.04e-3, fast_max=1e-2, fast_10=0.5e-2, fast_50=0.5e-4, fast_90=0.5e-4)
 LEVEL = SoundLevel(n_samples=2 * RATE_HZ, mean_square=0.5e-2, fast_max=0.5e-1, background=0.5e-4)
 
 
@@ -387,12 +389,7 @@ def test_a_finished_event_says_how_loud_it_was() -> None:
 
 def test_the_levels_of_a_recording() -> None:
     """Equivalent, largest, and what was exceeded for 10, 50 and 90 % of the time."""
-    squares = [0.5e-4] * 80 + [0.5e-2] * 20
-    readings = [
-        LevelReading(6_000 * number, 6_000, square, 2 * square, square) for number, square in enumerate(squares)
-    ]
-
-    row = levels_row(readings, sample_rate_hz=RATE_HZ, file="street.wav", full_scale_db=100.0)
+    row = levels_row(STATISTICS, duration_s=12.5, file="street.wav", full_scale_db=100.0)
 
     assert row == {
         "file": "street.wav",
@@ -435,7 +432,7 @@ def test_an_open_event_has_no_row() -> None:
         finished_event_row(START, sample_rate_hz=RATE_HZ, file="street.wav")
 
 
-# Gaps and health
+# Gaps and levels
 
 
 def test_a_gap_is_told_in_utc_and_adds_up() -> None:
@@ -482,6 +479,54 @@ def test_a_gap_is_put_right_when_the_time_becomes_known(start_is_right: bool) ->
     assert later["duration_s"] == later["lost_s"] == (110.0 if start_is_right else 10.0)
     assert "stamp" not in later
     assert isinstance(read_message(json.dumps(later).encode()), GapMessage)
+
+
+def test_the_level_of_a_minute_is_told_in_decibels_and_in_utc() -> None:
+    """In sound pressure where that is known, else of full scale."""
+    start_ns = round(NOON.timestamp() * 1e9)
+    level = IntervalLevel(start_ns, start_ns + 60 * 10**9, STATISTICS, silent_ns=10**8, clipped_ns=2 * 10**9)
+    by = Reckoning("boot", 0.0, synced=True)
+
+    (topic, payload), (_, relative) = (
+        told_level(level, topics=TOPICS, source="street", reckoning=by, full_scale_db=full_scale_db)
+        for full_scale_db in (100.0, None)
+    )
+
+    assert topic == "urbansound/node-07/street/level"
+    assert json.loads(payload(9)) == {
+        "schema": "urbansound.level/1",
+        "seq": 9,
+        "node": "node-07",
+        "source": "street",
+        "start": "2026-01-01T12:00:00.000Z",
+        "end": "2026-01-01T12:01:00.000Z",
+        "duration_s": 60.0,
+        "laeq_db": 73.2,
+        "lafmax_db": 83.0,
+        "la10_db": 80.0,
+        "la50_db": 60.0,
+        "la90_db": 60.0,
+        "calibrated": True,
+        "silent_s": 0.1,
+        "clipped_s": 2.0,
+        "quality": {"time_synced": True},
+    }
+    uncalibrated = json.loads(relative(9))
+    assert (uncalibrated["laeq_db"], uncalibrated["calibrated"]) == (-26.8, False)
+
+
+def test_a_level_is_put_right_when_the_time_becomes_known() -> None:
+    """Start and end move by as much as the clock was wrong."""
+    start_ns = round(NOON.timestamp() * 1e9)
+    level = IntervalLevel(start_ns, start_ns + 60 * 10**9, STATISTICS, silent_ns=0, clipped_ns=0)
+    wrong = Reckoning("this boot", 5000.0, synced=False)
+    _, payload = told_level(level, topics=TOPICS, source="street", reckoning=wrong, full_scale_db=None)
+
+    later = json.loads(finished(payload(1), queued_s=2.0, boots={"this boot": 5100.5}) or b"")
+
+    assert (later["start"], later["end"]) == ("2026-01-01T12:01:40.500Z", "2026-01-01T12:02:40.500Z")
+    assert (later["duration_s"], later["quality"], "stamp" in later) == (60.0, {"time_synced": True}, False)
+    assert isinstance(read_message(json.dumps(later).encode()), LevelMessage)
 
 
 def test_no_gap_is_sent_that_ends_before_it_began() -> None:

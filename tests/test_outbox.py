@@ -12,13 +12,13 @@ import pytest
 
 from agent.app import Judge
 from agent.broker import Publication
-from agent.clock import Timeline, WallClock, recording_timeline
+from agent.clock import Reckoning, Timeline, WallClock, recording_timeline
 from agent.config import Config, MqttConfig, TlsConfig
 from agent.errors import DatabaseError
 from agent.outbox import Outbox, broker_options
 from agent.shelf import KINDS
 from agent.stop import Stop
-from agent.values import SoundEvent
+from agent.values import IntervalLevel, LevelStatistics, SoundEvent
 from tests.broker import DEADLINE_S, Broker, BrokerFactory, Certificates, SubscriberFactory, wait_until
 
 RATE_HZ = 16_000
@@ -120,6 +120,26 @@ def test_what_is_told_reaches_the_broker(
         "sha256": judge.model.sha256,
     }
     assert not last["replayed"]
+
+
+def test_the_level_of_a_minute_reaches_the_broker(
+    make_broker: BrokerFactory, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """Calibrated as the configuration says; it waits for the broker as what goes first where there is no room."""
+    broker = make_broker()
+    start_ns = round(START.timestamp() * 1e9)
+    level = IntervalLevel(start_ns, start_ns + 60 * 10**9, LevelStatistics(0.5, 0.5, 0.5, 0.5, 0.5), 0, 0)
+    config = config_for(broker, tmp_path, audio={"full_scale_db": 120.0})
+
+    with Outbox(config, judge, environment={}, stop=Stop()) as outbox:
+        outbox.tell_level(level, Reckoning("boot", 0.0, synced=True))
+        (waiting,) = outbox.spool.oldest(1)
+        subscriber = subscribe(broker.start().options())
+        (payload,) = subscriber.wait_for(1, "urbansound/node-07/street/level")
+
+    message = json.loads(payload)
+    assert (message["laeq_db"], message["calibrated"], message["seq"]) == (120.0, True, 1)
+    assert KINDS[waiting.rank] == "level"
 
 
 def test_a_node_says_what_it_is_and_when_it_is_there(

@@ -18,7 +18,7 @@ from agent.inference import Classifier
 from agent.level import Levels
 from agent.model_card import EventNumbers, ModelFolder, event_rules
 from agent.pipeline import predictions, run, run_judged
-from agent.values import AudioBlock, EndReason, EventRule, FloatArray, Prediction, SoundEvent, Window
+from agent.values import AudioBlock, EndReason, EventRule, FloatArray, LevelReading, Prediction, SoundEvent, Window
 from tests.test_frontend import NUMBERS
 
 RULE = EventRule(on=0.5, off=0.3, min_duration_s=0.3, merge_gap_s=0.5, max_duration_s=60.0, span_s=0.5)
@@ -59,6 +59,7 @@ class Listener:
         self.events: list[SoundEvent] = []
         self.judged: list[Prediction] = []
         self.analysed: list[int] = []
+        self.measured: list[LevelReading] = []
 
     def hear(
         self, blocks: Iterable[AudioBlock], end_reason: Callable[[], EndReason] = lambda: "end_of_stream"
@@ -74,6 +75,7 @@ class Listener:
             end_reason=end_reason,
             analysed=self.analysed.append,
             judged=self.judged.append,
+            measured=self.measured.extend,
         )
         return self.events
 
@@ -115,6 +117,19 @@ def test_events_do_not_depend_on_the_block_size(block_samples: int) -> None:
 
     assert actual == Listener(16_000).hear(blocks_of(samples, len(samples)))
     assert len(actual) == 4
+
+
+def test_what_is_measured_is_handed_on() -> None:
+    """Every slice once, in order, whatever the blocks; after a gap they begin anew with the first sample."""
+    listener = Listener(16_000)
+    silence = np.zeros(16_000, np.float32)
+
+    listener.hear([*blocks_of(silence, 4_801), AudioBlock(silence, 24_000, lost_before=8_000)])
+
+    assert [reading.first_sample for reading in listener.measured] == [
+        *range(0, 16_000, 2_000),
+        *range(24_000, 40_000, 2_000),
+    ]
 
 
 def test_events_say_how_loud_they_were() -> None:

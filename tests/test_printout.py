@@ -107,6 +107,16 @@ def test_a_message_says_how_loud_it_was() -> None:
     assert [line.split("UTC, ")[1] for line in lines] == ["0.91, 68.2 dB(A)", "0.91, -31.8 dBFS(A)", "0.91"]
 
 
+def test_a_level_is_a_line() -> None:
+    """How loud it was on average, at most and in the background; and when."""
+    documents = (REPOSITORY / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"(?ms)^```json\n(.*?)^```$", documents) if "level/1" in block)
+
+    assert message_line("a/b", read_message(example.encode())) == (
+        "node-07/street  level   58.4 dB(A), LAFmax 75.9, LA90 50.7, from 12:01:00.000 to 12:02:00.000 UTC"
+    )
+
+
 def test_a_message_cannot_steer_the_terminal() -> None:
     """What another node sends is one line of what can be seen: controls and line breaks come as escapes."""
     documents = (REPOSITORY / "docs" / "mqtt.md").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from tests.sound_server import SAMPLE_RATE_HZ, SoundServer
 from tests.street import Loudspeaker, Sound
 
 NODE = "urbansound/node-07"
-EVENT, GAP = f"{NODE}/street/event", f"{NODE}/street/gap"
+EVENT, GAP, LEVEL = (f"{NODE}/street/{what}" for what in ("event", "gap", "level"))
 STATUS, INFO, HEALTH = f"{NODE}/status", f"{NODE}/info", f"{NODE}/health"
 TIME_TOLERANCE_S = 0.1
 
@@ -84,7 +85,7 @@ def gaps_on(subscriber: Subscriber) -> list[dict[str, Any]]:
 
 def seqs_on(subscriber: Subscriber) -> list[int]:
     """Of all that came by the spool."""
-    return sorted(subscriber.seqs(EVENT) + subscriber.seqs(GAP))
+    return sorted(subscriber.seqs(EVENT) + subscriber.seqs(GAP) + subscriber.seqs(LEVEL))
 
 
 def ends_on(subscriber: Subscriber) -> list[dict[str, Any]]:
@@ -108,6 +109,8 @@ class Heard:
         rows: what `urbansound replay` says about the same file.
         live: the events that the broker got, live.
         gaps: the gaps, live.
+        levels: how loud it was each two seconds, live.
+        duration_s, loudest_db: what `urbansound levels` says about the same file.
         health: how the sensor was doing, live.
         played_at: when the street began to play, in seconds since 1970.
         told_before_sound: what systemd was told before there was any.
@@ -123,6 +126,9 @@ class Heard:
     rows: list[dict[str, Any]] = field(default_factory=list)
     live: list[dict[str, Any]] = field(default_factory=list)
     gaps: list[dict[str, Any]] = field(default_factory=list)
+    levels: list[dict[str, Any]] = field(default_factory=list)
+    duration_s: float = 0.0
+    loudest_db: float = 0.0
     health: list[dict[str, Any]] = field(default_factory=list)
     played_at: float = 0.0
     told_before_sound: list[str] = field(default_factory=list)
@@ -166,7 +172,7 @@ def heard(street: Sound, siren: Sound, sound_server: SoundServer, tmp_path_facto
     """The street is played; then a siren, and in the middle of it comes SIGTERM."""
     folder = tmp_path_factory.mktemp("live")
     heard = Heard(wrong_port=free_port())
-    config = write_config(folder, port=heard.wrong_port)
+    config = write_config(folder, port=heard.wrong_port, more="[levels]\ninterval_s = 2")
     fifo = sound_server.load_fifo()
     with ExitStack() as stack:
         broker = Broker(folder / "broker").start()
@@ -190,6 +196,12 @@ def heard(street: Sound, siren: Sound, sound_server: SoundServer, tmp_path_facto
         stack.callback(replay.end)
         assert replay.wait() == 0
         heard.rows = [json.loads(line) for line in replay.lines]
+        measure = Command(["levels", "--format", "jsonl", street.file])
+        stack.callback(measure.end)
+        assert measure.wait() == 0
+        heard.duration_s, heard.loudest_db = (
+            json.loads(measure.lines[0])[name] for name in ("duration_s", "lafmax_db")
+        )
         deadline_s = street.duration_s + DEADLINE_S
         wait_until(lambda: len(ends_on(subscriber)) >= len(heard.rows), "the street to be heard", deadline_s)
         loudspeaker.play(siren.samples)
@@ -203,6 +215,7 @@ def heard(street: Sound, siren: Sound, sound_server: SoundServer, tmp_path_facto
         heard.info = json.loads(later.wait_for(1, INFO)[0])
         heard.live = events_on(subscriber)
         heard.gaps = gaps_on(subscriber)
+        heard.levels = [json.loads(payload) for payload in subscriber.payloads(LEVEL)]
         heard.health = [json.loads(payload) for payload in subscriber.payloads(HEALTH)]
         heard.told = systemd.told
         heard.log = agent.stderr
@@ -230,14 +243,31 @@ def test_a_street_heard_live_is_the_street_replayed(heard: Heard) -> None:
 
 def test_each_live_event_is_told_from_start_to_end(heard: Heard) -> None:
     """A subscriber gets each message once, in order, and for each event one start and one end with the same id."""
-    n = len(heard.live) + len(heard.gaps)
-    assert sorted(message["seq"] for message in heard.live + heard.gaps) == list(range(1, n + 1))
+    all_told = heard.live + heard.gaps + heard.levels
+    assert sorted(message["seq"] for message in all_told) == list(range(1, len(all_told) + 1))
     assert [event["seq"] for event in heard.live] == sorted(event["seq"] for event in heard.live)
     told: dict[str, list[str]] = {}
     for event in heard.live:
         told.setdefault(event["event_id"], []).append(event["event_type"])
         assert (event["node"], event["source"], event["replayed"]) == ("node-07", "street", False)
     assert all((states[0], states[-1]) == ("start", "end") for states in told.values())
+
+
+def test_all_that_was_heard_has_its_level(heard: Heard) -> None:
+    """Every two seconds, on the marks of UTC, without a hole but the gaps, to the end; as loud as the file."""
+    levels = [
+        one | {name: datetime.fromisoformat(one[name]).timestamp() for name in ("start", "end")} for one in heard.levels
+    ]
+
+    holes = [(before["end"], after["start"]) for before, after in pairwise(levels) if before["end"] != after["start"]]
+    assert len(holes) == len(heard.gaps) - 1  # the first gap is from before the start
+    whole = [one for one in levels if one["duration_s"] == 2.0]
+    assert len(whole) >= len(levels) - 2 - 2 * len(holes)
+    assert {one["start"] % 2 for one in whole} == {0.0}
+    heard_s = levels[-1]["end"] - heard.played_at
+    assert heard_s >= heard.rows[-1]["offset_s"]
+    loudest = max(one["lafmax_db"] for one in levels if one["start"] - heard.played_at < heard.duration_s)
+    assert loudest == pytest.approx(heard.loudest_db, abs=0.2)
 
 
 def test_systemd_is_told_ready_only_when_sound_has_been_analysed(heard: Heard) -> None:

@@ -28,11 +28,12 @@ def test_topics_are_where_the_documentation_says() -> None:
     assert topics.status == "city/noise/node-07/status"
     assert topics.info == "city/noise/node-07/info"
     assert topics.event("street") == "city/noise/node-07/street/event"
+    assert topics.level("street") == "city/noise/node-07/street/level"
 
 
-def test_who_watches_hears_of_events_gaps_and_health() -> None:
+def test_who_watches_hears_of_events_gaps_levels_and_health() -> None:
     """The filters are those of what happens, not of what is retained."""
-    assert watched_topics("city") == ("city/+/+/event", "city/+/+/gap", "city/+/health")
+    assert watched_topics("city") == ("city/+/+/event", "city/+/+/gap", "city/+/+/level", "city/+/health")
 
 
 def test_info_says_what_the_node_is_and_leaves_out_what_it_does_not_know_yet() -> None:
