@@ -129,6 +129,13 @@ class TlsConfig(ConfigPart):
         return self
 
 
+class HomeAssistantConfig(ConfigPart):
+    """Whether Home Assistant is told how to show the node."""
+
+    enabled: bool = False
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_/-]*$")] = "homeassistant"
+
+
 class MqttConfig(ConfigPart):
     """The broker."""
 
@@ -141,6 +148,7 @@ class MqttConfig(ConfigPart):
     password_file: FilePath | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
     tls: TlsConfig = TlsConfig()
+    home_assistant: HomeAssistantConfig = HomeAssistantConfig()
 
     @field_validator("host")
     @classmethod

@@ -15,11 +15,10 @@ from agent.coverage import SECOND_NS
 from agent.health import Health
 from agent.liveness import DEAF, Liveness, LivenessWatch, Sight, State
 from agent.values import GapCause
-from agent.wire import LivenessPart
+from agent.wire import HEALTH_INTERVAL_S, LivenessPart
 
 log = logging.getLogger(__name__)
 
-HEALTH_S = 60.0
 MOVED = timedelta(seconds=1.0)  # less is told as it was
 
 _AWAY = {"waiting", "stopped", "hung", "failed"}  # of `CaptureSnapshot.state`
@@ -113,7 +112,7 @@ class Lookout:
         self._balance = self._accounts.look(now_s, self._why_deaf(), away=away and waiting == 0)
         if changed is not None:
             self._tell(changed, now_s)
-        if changed is not None or now_s - self._said_s >= HEALTH_S:
+        if changed is not None or now_s - self._said_s >= HEALTH_INTERVAL_S:
             self._said_s = now_s
             if abs(self._since(now_s) - self._said_since) >= MOVED:  # the clock was set
                 self._say_since(now_s)

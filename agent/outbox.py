@@ -6,13 +6,13 @@ left on the main thread; its publisher has a thread of its own.
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Self
 
-from agent import __version__, broker, credentials, messages, wire
+from agent import __version__, broker, credentials, home_assistant, messages, wire
 from agent.app import Judge
 from agent.clock import Reckoning, WallClock, utc_now
 from agent.config import Config, MqttConfig
@@ -97,6 +97,7 @@ class Outbox:
         self._event_ids = messages.EventIds()
         self._sample_rate_hz: int | None = None
         self._liveness: wire.LivenessPart | None = None
+        self._discovered: str | None = None  # the topic by which Home Assistant knows the node
         self._environment = environment
         self._options = broker_options(config.mqtt, environment)  # what is wrong with the files is said now
         self.clock = clock or WallClock()
@@ -314,4 +315,29 @@ class Outbox:
         return (
             broker.Publication(self._topics.status, wire.ONLINE, retain=True),
             broker.Publication(self._topics.info, info.to_json(), retain=True),
+            *self._discovery(),
         )
+
+    def _discovery(self) -> Iterator[broker.Publication]:
+        """What makes a device of the node in Home Assistant; what takes it away, once nobody asks for that any more."""
+        config, judge = self._site
+        asked = config.mqtt.home_assistant
+        before, self._discovered = self._discovered, None
+        if asked.enabled:
+            card = judge.model.card
+            topic, payload = home_assistant.discovery(
+                self._topics,
+                prefix=asked.prefix,
+                source=config.node.source,
+                labels=[label for label in card.labels if label != card.background_label],
+                told=tuple(judge.rules),
+                update_interval_s=config.events.update_interval_s,
+                level_interval_s=config.levels.interval_s,
+                calibrated=config.audio.full_scale_db is not None,
+                agent_version=__version__,
+                model=f"{card.name} {card.version}",
+            )
+            self._discovered = topic
+            yield broker.Publication(topic, payload, retain=True)
+        if before is not None and before != self._discovered:
+            yield broker.Publication(before, b"", retain=True)

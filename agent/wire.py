@@ -24,6 +24,7 @@ from agent.values import EndReason, EventState, GapCause
 
 ONLINE = b"online"
 OFFLINE = b"offline"
+HEALTH_INTERVAL_S = 60.0
 
 WireEndReason = EndReason | Literal["interrupted"]  # interrupted: the agent was killed while the sound was open
 

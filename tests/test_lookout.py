@@ -13,8 +13,8 @@ from agent.capture import CaptureSnapshot, State
 from agent.clock import Reckoning
 from agent.health import Health
 from agent.hours import Hours
-from agent.lookout import HEALTH_S, Lookout
-from agent.wire import LivenessPart
+from agent.lookout import Lookout
+from agent.wire import HEALTH_INTERVAL_S, LivenessPart
 
 RATE_HZ = 1_000
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -95,7 +95,7 @@ def test_health_is_said_once_a_minute_and_with_each_change(looked: Looked) -> No
     """Who subscribes hears from the node each minute, and at once when something is wrong."""
     looked.go_on(10)
     n_at_first = len(looked.health)
-    looked.go_on(round(3 * HEALTH_S))
+    looked.go_on(round(3 * HEALTH_INTERVAL_S))
     assert len(looked.health) == n_at_first + 3
 
     looked.go_on(2, state="waiting", samples=0)
@@ -112,7 +112,7 @@ def test_since_when_it_hears_is_put_right_when_the_clock_is_set(looked: Looked) 
     wrong = looked.liveness.pop()
 
     looked.behind = timedelta()
-    looked.go_on(round(2 * HEALTH_S))
+    looked.go_on(round(2 * HEALTH_INTERVAL_S))
 
     assert looked.liveness[1:] == [wrong.model_copy(update={"since": wrong.since + timedelta(days=30)})]
 

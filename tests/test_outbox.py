@@ -201,6 +201,47 @@ def test_a_changed_node_says_so_on_the_same_connection(
     assert set(before) == set(after)
 
 
+def test_home_assistant_is_told_of_a_node_that_wants_it(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """Retained; with other labels anew; and taken back when the running agent is told not to any more."""
+    topic = "homeassistant/device/urbansound_node-07/config"
+    subscriber = subscribe(broker.options())
+    mqtt = {"host": broker.host, "port": broker.port}
+    wants = {"mqtt": mqtt | {"home_assistant": {"enabled": True}}}
+    with Outbox(config_for(broker, tmp_path, **wants), judge, environment={}, stop=Stop()) as outbox:
+        subscriber.wait_for(1, topic)
+        for config in (
+            config_for(broker, tmp_path, events={"labels": ["siren"]}, **wants),
+            config_for(broker, tmp_path),
+        ):
+            outbox.change(config, judge.under(config), broker_options(config.mqtt, {}))
+            subscriber.wait_for(2, topic)
+        all_labels, one_label, nothing = subscriber.wait_for(3, topic)
+
+    told = [
+        {name for name, entity in json.loads(payload)["components"].items() if len(entity) > 1}
+        for payload in (all_labels, one_label)
+    ]
+    assert {name for name in told[0] if name.startswith("hears_")} == {f"hears_{label}" for label in judge.rules}
+    assert {name for name in told[1] if name.startswith("hears_")} == {"hears_siren"}
+    assert nothing == b""
+    later = subscribe(broker.options())
+    later.wait_for(1, STATUS)
+    assert later.payloads(topic) == []
+
+
+def test_who_does_not_want_home_assistant_says_nothing_there(
+    broker: Broker, subscribe: SubscriberFactory, judge: Judge, tmp_path: Path
+) -> None:
+    """By default there is no topic but the node's own."""
+    subscriber = subscribe(broker.options())
+    with Outbox(config_for(broker, tmp_path), judge, environment={}, stop=Stop()):
+        subscriber.wait_for(1, INFO)
+
+    assert all(message.topic.startswith("urbansound/node-07/") for message in subscriber.messages)
+
+
 def test_an_event_that_a_crash_left_open_is_ended_at_the_next_start(
     make_broker: BrokerFactory,
     subscribe: SubscriberFactory,
