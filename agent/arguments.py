@@ -86,7 +86,7 @@ def argument_parser() -> argparse.ArgumentParser:
         shared,
     )
     _add_format(command, ("jsonl", "csv", "text", "parquet"), default="jsonl")
-    command.add_argument("--start", type=_start, metavar="TIME", help="when the recording began: RFC 3339, or now")
+    _add_start(command)
     pace = command.add_mutually_exclusive_group()
     pace.add_argument("--realtime", dest="speed", action="store_const", const=1.0, help="as slowly as it happened")
     pace.add_argument("--speed", type=_speed, metavar="X", help="X times real time (default: as fast as it goes)")
@@ -107,11 +107,15 @@ def argument_parser() -> argparse.ArgumentParser:
     levels = add(
         "levels",
         "say how loud recordings are, A-weighted; of a calibrator, too",
-        "  urbansound levels street.flac\n  urbansound levels --format jsonl recordings/ > levels.jsonl",
+        "  urbansound levels street.flac\n  urbansound levels --interval 60 recordings/ > levels.csv",
         configured,
         source,
     )
     _add_format(levels, ("csv", "jsonl"), default="csv")
+    levels.add_argument(
+        "--interval", type=_interval, metavar="S", help="a row for each S seconds: a divisor of 3600 (default: for all)"
+    )
+    _add_start(levels)
     add("devices", "list the microphones, and what to write into the configuration", "  urbansound devices")
     command = add(
         "check",
@@ -191,6 +195,17 @@ def _channel(text: str) -> int | str:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a number from 1, or mix")
     return int(text)
+
+
+def _add_start(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--start", type=_start, metavar="TIME", help="when the recording began: RFC 3339, or now")
+
+
+def _interval(text: str) -> int:
+    interval_s = _number(1, 3600)(text)
+    if 3600 % interval_s:
+        raise argparse.ArgumentTypeError(f"{text}: expected a divisor of 3600")
+    return interval_s
 
 
 def _number(least: int, most: int) -> Callable[[str], int]:

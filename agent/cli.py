@@ -13,8 +13,9 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from agent.logs import log_to_stderr
 from agent.printout import (
     CLIP_COLUMNS,
     EVENT_COLUMNS,
+    INTERVAL_COLUMNS,
     LEVEL_COLUMNS,
     add_line,
     clip_line,
@@ -212,8 +214,7 @@ def _check_replay(options: argparse.Namespace, files: "Sequence[Source]") -> Non
             raise UsageError(f"--{name} {value}: is for as fast as it goes, expected no --speed and no --realtime")
         if options.coverage is not None and value is not None:
             raise UsageError(f"--{name} {value}: expected no --coverage, for which each sample is looked at here")
-    if options.start is not None and len(files) > 1:
-        raise UsageError(f"--start: says when one recording began, and there are {len(files)}")
+    _check_start(options, files)
     if options.coverage is not None:
         here = itertools.chain.from_iterable([file] if isinstance(file, Path) else file.local_files for file in files)
         heard = {os.path.realpath(file) for file in here}
@@ -222,11 +223,22 @@ def _check_replay(options: argparse.Namespace, files: "Sequence[Source]") -> Non
             raise UsageError(f"--coverage {options.coverage}: {problem}")
 
 
+def _check_start(options: argparse.Namespace, files: "Sequence[Source]") -> None:
+    if options.start is not None and len(files) > 1:
+        raise UsageError(f"--start: says when one recording began, and there are {len(files)}")
+
+
+def _start_of(file: "Source", options: argparse.Namespace) -> datetime | None:
+    """When a recording began: as was said, or as its name says."""
+    from agent.recordings import start_time_from_name
+
+    return utc_now() if options.start == NOW else options.start or start_time_from_name(PurePath(file.name))
+
+
 def _replay(options: argparse.Namespace) -> int:
     from agent import messages
     from agent.app import Judge
     from agent.outbox import Outbox
-    from agent.recordings import start_time_from_name
     from agent.replay import replay
     from agent.stop import StopSignals
     from agent.timesheet import RecordingTimes
@@ -249,7 +261,7 @@ def _replay(options: argparse.Namespace) -> int:
         unwritten: list[OutputError] = []
 
         def treat(file: "Source", recording: "Recording") -> None:
-            start = utc_now() if options.start == NOW else options.start or start_time_from_name(PurePath(file.name))
+            start = _start_of(file, options)
             publish: Callable[[SoundEvent], None] = lambda _event: None  # noqa: E731
             if outbox is not None:
                 if start is None:
@@ -332,28 +344,39 @@ def _classify(options: argparse.Namespace) -> int:
 def _levels(options: argparse.Namespace) -> int:
     from agent import messages
     from agent.level import statistics
-    from agent.replay import levels
+    from agent.replay import interval_levels, levels
     from agent.stop import StopSignals
 
     files, problems = _recordings(options)
+    _check_start(options, files)
     config = _configuration(options.config)
+    full_scale_db = config.audio.full_scale_db
     with ExitStack() as stack:
-        write = row_writer(stack, options.output, LEVEL_COLUMNS, str)
+        write = row_writer(stack, options.output, INTERVAL_COLUMNS if options.interval else LEVEL_COLUMNS, str)
         signals = stack.enter_context(StopSignals())
 
         def treat(file: "Source", recording: "Recording") -> None:
-            readings = levels(recording, stop=signals.stop)
-            if signals.stop.is_set():
-                return
-            if not readings:
+            n_rows = 0
+            for row in rows(file, recording):
+                write(row)
+                n_rows += 1
+            if n_rows == 0 and not signals.stop.is_set():
                 raise RecordingError(f"{file}: too short for a level, expected an eighth of a second or more")
-            row = messages.levels_row(
-                statistics(readings),
-                duration_s=(readings[-1].first_sample + readings[-1].n_samples) / recording.sample_rate_hz,
-                file=str(file),
-                full_scale_db=config.audio.full_scale_db,
-            )
-            write(row)
+
+        def rows(file: "Source", recording: "Recording") -> Iterator[Mapping[str, Any]]:
+            if options.interval is not None:
+                start = _start_of(file, options)
+                for level in interval_levels(recording, start, interval_s=options.interval, stop=signals.stop):
+                    yield messages.interval_row(
+                        level, file=str(file), recording_start=start, full_scale_db=full_scale_db
+                    )
+                return
+            readings = levels(recording, stop=signals.stop)
+            if readings and not signals.stop.is_set():
+                duration_s = (readings[-1].first_sample + readings[-1].n_samples) / recording.sample_rate_hz
+                yield messages.levels_row(
+                    statistics(readings), duration_s=duration_s, file=str(file), full_scale_db=full_scale_db
+                )
 
         code = _each_recording(files, problems, options, signals.stop, treat)
         return signals.exit_code or code

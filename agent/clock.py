@@ -27,7 +27,7 @@ MAX_FOLLOWED_S = 60.0  # a clock known to be right is corrected by seconds; by m
 SLEW = 0.1  # seconds of correction a second: time goes a tenth faster or slower, and never back
 
 _ADJTIMEX_BYTES = 512  # struct timex has 208 on 64-bit Linux; the kernel fills only what it knows
-_EPOCH = datetime.fromtimestamp(0, UTC)
+EPOCH = datetime.fromtimestamp(0, UTC)
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
 _STEPPED_S = 1.0  # more than clocks wander while nobody looks
 _GLANCES = 5  # at the wall clock
@@ -170,12 +170,12 @@ def utc_now() -> datetime:
 
 def to_ns(moment: datetime) -> int:
     """An aware datetime as nanoseconds since 1970; it knows microseconds."""
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    return (moment - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def from_ns(ns: int) -> datetime:
     """Nanoseconds since 1970 as a datetime in UTC, to the microsecond."""
-    return _EPOCH + timedelta(microseconds=ns // 1000)
+    return EPOCH + timedelta(microseconds=ns // 1000)
 
 
 def boot_id(file: Path = BOOT_ID) -> str:

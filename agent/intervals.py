@@ -1,25 +1,39 @@
 """How loud each interval of UTC was: a level each minute, whether anything happened or not.
 
 In: `LevelReading`s as sound comes, and where it was lost. Out: an `IntervalLevel` when an interval is over; a gap ends
-one, too, so that each is of sound without a hole. Stateful, for one stream; called on the pipeline thread.
+one, too, so that each is of sound without a hole. Stateful, for one stream; called on the pipeline thread, and
+by `replay`.
 """
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Protocol
 
-from agent.clock import Reckoning, Timeline, to_ns
+from agent.clock import Reckoning, to_ns
 from agent.coverage import SECOND_NS, Tally
 from agent.level import SLICES_PER_S, statistics
 from agent.values import IntervalLevel, LevelReading
 
 SLICE_NS = SECOND_NS // SLICES_PER_S
-WANDER_NS = SECOND_NS  # a timeline moves by less, unless its clock is set
+WANDER_NS = SECOND_NS  # dates move by less, unless the clock is set
+
+
+class Dates(Protocol):
+    """When samples were heard: a `Timeline`, or what is known of a recording."""
+
+    @property
+    def reckoning(self) -> Reckoning:
+        """By what that is reckoned now."""
+
+    def utc_of(self, sample: int) -> datetime:
+        """When a sample was heard."""
 
 
 class Intervals:
     """Gathers what was measured, interval by interval; they begin where UTC is a multiple of their length.
 
     Args:
-        timeline: when samples were heard.
+        dates: when samples were heard.
         interval_s: how long each is, a divisor of an hour.
         sample_rate_hz: of the samples that readings are counted in.
         account: what has become of the time since the start.
@@ -28,14 +42,14 @@ class Intervals:
 
     def __init__(
         self,
-        timeline: Timeline,
+        dates: Dates,
         *,
         interval_s: int,
         sample_rate_hz: int,
         account: Callable[[], Tally],
         tell: Callable[[IntervalLevel, Reckoning], None],
     ) -> None:
-        self._timeline = timeline
+        self._dates = dates
         self._interval_ns = interval_s * SECOND_NS
         self._rate_hz = sample_rate_hz
         self._account = account
@@ -43,19 +57,19 @@ class Intervals:
         self._readings: list[LevelReading] = []
         self._first_ns = 0  # where the interval begins that a slice lies in
         self._start_ns = 0  # where what was heard of it begins
-        self._reckoning = timeline.reckoning
+        self._reckoning = dates.reckoning
         self._before = account()
 
     def push(self, readings: Iterable[LevelReading]) -> None:
         """Take slices, in the order of time; call it once the block that they came with is accounted for."""
         for reading in readings:
-            middle_ns = to_ns(self._timeline.utc_of(reading.first_sample + reading.n_samples // 2))
+            middle_ns = to_ns(self._dates.utc_of(reading.first_sample + reading.n_samples // 2))
             if self._readings and not -WANDER_NS <= middle_ns - self._first_ns < self._interval_ns:
                 self.finish()
             if not self._readings:
                 self._first_ns = middle_ns // self._interval_ns * self._interval_ns
-                self._start_ns = to_ns(self._timeline.utc_of(reading.first_sample))
-                self._reckoning = self._timeline.reckoning
+                self._start_ns = to_ns(self._dates.utc_of(reading.first_sample))
+                self._reckoning = self._dates.reckoning
             self._readings.append(reading)
 
     def finish(self) -> None:

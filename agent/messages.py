@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from agent.clock import Reckoning, from_ns, rfc3339, to_milliseconds
+from agent.clock import EPOCH, Reckoning, from_ns, rfc3339, to_milliseconds
 from agent.values import EventState, Gap, IntervalLevel, LevelStatistics, SoundEvent, SoundLevel
 from agent.wire import EventDraft, GapDraft, LevelDraft, LevelPart, ModelIdentity, Quality, Stamp, Topics
 
@@ -204,6 +204,35 @@ def levels_row(
         **_in_decibels(statistics, full_scale_db),
         "calibrated": full_scale_db is not None,
     }
+
+
+def interval_row(
+    level: IntervalLevel, *, file: str, recording_start: datetime | None, full_scale_db: float | None
+) -> dict[str, str | float | bool]:
+    """What `levels --interval` prints about an interval of a recording.
+
+    Args:
+        level: dated by `recording_start`, or as if 1970 had begun with it.
+        file: the recording, as the user named it.
+        recording_start: when its first sample was heard; None where nobody knows, then `start` and `end` are left out.
+        full_scale_db: as of an `EventTeller`.
+
+    Returns:
+        `file`, `onset_s` from the start of the file, and the fields of a `LevelMessage`.
+    """
+    start, end = (to_milliseconds(from_ns(ns)) for ns in (level.start_ns, level.end_ns))
+    row: dict[str, str | float | bool] = {
+        "file": file,
+        "onset_s": round(max(0.0, (start - (recording_start or EPOCH)).total_seconds()), _SECOND_DIGITS),
+        "duration_s": round((end - start).total_seconds(), _SECOND_DIGITS),
+        **_in_decibels(level.statistics, full_scale_db),
+        "calibrated": full_scale_db is not None,
+        "silent_s": round(level.silent_ns / 1e9, _SECOND_DIGITS),
+        "clipped_s": round(level.clipped_ns / 1e9, _SECOND_DIGITS),
+    }
+    if recording_start is not None:
+        row |= {"start": rfc3339(start), "end": rfc3339(end)}
+    return row
 
 
 def _in_decibels(statistics: LevelStatistics, full_scale_db: float | None) -> dict[str, float]:

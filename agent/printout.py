@@ -39,6 +39,7 @@ EVENT_COLUMNS = (
 )
 CLIP_COLUMNS = ("file", "label", "likelihood")
 LEVEL_COLUMNS = ("file", "duration_s", "laeq_db", "lafmax_db", "la10_db", "la50_db", "la90_db", "calibrated")
+INTERVAL_COLUMNS = ("file", "onset_s", *LEVEL_COLUMNS[1:], "silent_s", "clipped_s", "start", "end")
 
 Writer = Callable[[Mapping[str, Any]], None]
 

@@ -1,22 +1,25 @@
 """Recordings through the same loop as the microphone: to events, or to one label each; or to levels alone.
 
-In: recordings. Out: finished events, clip predictions, readings. Called on the main thread by `cli`.
+In: recordings. Out: finished events, clip predictions, levels. Called on the main thread by `cli`.
 """
 
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agent import pipeline
 from agent.app import Judge
+from agent.clock import EPOCH, Reckoning, recording_timeline
+from agent.intervals import Intervals
 from agent.level import LevelMeter
 from agent.stop import Stop
 from agent.timesheet import RecordingTimes
-from agent.values import AudioBlock, EndReason, FloatArray, LevelReading, SoundEvent
+from agent.values import AudioBlock, EndReason, FloatArray, IntervalLevel, LevelReading, SoundEvent
 from agent.wavfile import Recording
 
 if TYPE_CHECKING:
@@ -123,6 +126,46 @@ def levels(recording: Recording, *, stop: Stop) -> list[LevelReading]:
     meter = LevelMeter(recording.sample_rate_hz)
     blocks = itertools.takewhile(lambda _block: not stop.is_set(), recording.blocks())
     return [reading for block in blocks for reading in meter.push(block)]
+
+
+@dataclass(frozen=True, slots=True)
+class _RecordingDates:
+    """When the samples of a recording were heard; if nobody knows, as if 1970 had just begun."""
+
+    utc_of: Callable[[int], datetime]
+    reckoning: Reckoning
+
+
+def interval_levels(
+    recording: Recording, start: datetime | None, *, interval_s: int, stop: Stop
+) -> Iterator[IntervalLevel]:
+    """How loud each interval of a recording was, as the sensor tells it live.
+
+    Args:
+        recording: at its beginning.
+        start: when its first sample was heard; None where nobody knows: then intervals are counted from there.
+        interval_s: how long each is, a divisor of an hour.
+        stop: set where the rest is not wanted.
+    """
+    rate_hz = recording.sample_rate_hz
+    meter, times = LevelMeter(rate_hz), RecordingTimes(rate_hz, start)
+    told: list[IntervalLevel] = []
+    intervals = Intervals(
+        _RecordingDates(recording_timeline(start or EPOCH, rate_hz), Reckoning("", 0.0, synced=None)),
+        interval_s=interval_s,
+        sample_rate_hz=rate_hz,
+        account=lambda: times.total,
+        tell=lambda level, _reckoning: told.append(level),
+    )
+    readings: list[LevelReading] = []
+    for block in times.watch(itertools.takewhile(lambda _block: not stop.is_set(), recording.blocks())):
+        intervals.push(readings)  # they are accounted for by now
+        yield from told
+        told.clear()
+        readings = meter.push(block)
+    intervals.push(readings)
+    intervals.finish()
+    yield from told
 
 
 def classify(

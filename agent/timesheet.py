@@ -80,6 +80,11 @@ class RecordingTimes:
             self._book(self._inspector.push(block.samples))
         self._book(self._inspector.flush())
 
+    @property
+    def total(self) -> Tally:
+        """What has become of it, as far as it is booked."""
+        return self._ledger.total
+
     def row(self, file: str, *, missing: int) -> Row:
         """What came of it.
 

@@ -28,6 +28,7 @@ from agent.config import Config, load_config
 from agent.coverage import Tally
 from agent.hours import Hours
 from agent.level import LEAST_BACKGROUND_S
+from agent.printout import INTERVAL_COLUMNS
 from tests.broker import HOST, Broker, BrokerFactory, SubscriberFactory, wait_until
 from tests.commands import Caller, CommandFactory
 from tests.conftest import REPOSITORY
@@ -607,6 +608,40 @@ def test_levels_of_a_calibrator_calibrate(call: Caller, tmp_path: Path) -> None:
     assert (row["laeq_db"], row["duration_s"], row["calibrated"]) == ("-26.0", "10.0", "false")
     assert [calibrated[key] for key in ("laeq_db", "lafmax_db", "la10_db", "la50_db")] == [94.0] * 4
     assert calibrated["calibrated"] is True
+
+
+def test_levels_of_minutes_lie_on_the_marks_of_utc(call: Caller, tmp_path: Path) -> None:
+    """Where its name says when it began; else they are counted from its beginning."""
+    loud, faint = np.full(10 * 8_000, 0.5), np.full(10 * 8_000, 0.005)
+    tone = np.sin(2 * np.pi * 1_000.0 * np.arange(20 * 8_000) / 8_000)
+    dated, other = tmp_path / "street_20260101_115950.wav", tmp_path / "street.wav"
+    for file in (dated, other):
+        soundfile.write(file, np.concatenate([loud, faint]) * tone, 8_000, subtype="PCM_24")
+
+    rows = rows_of(call("levels", "--interval", "60", "--format", "jsonl", dated, other).out)
+    (said,) = csv.DictReader(
+        io.StringIO(call("levels", "--interval", "60", "--start", "2026-01-01T00:00:00Z", other).out)
+    )
+
+    by_file = {Path(file).name: [row for row in rows if row["file"] == file] for file in map(str, (dated, other))}
+    assert [(row["onset_s"], row["duration_s"], row["start"], row["end"]) for row in by_file[dated.name]] == [
+        (0.0, 10.0, "2026-01-01T11:59:50.000Z", "2026-01-01T12:00:00.000Z"),
+        (10.0, 10.0, "2026-01-01T12:00:00.000Z", "2026-01-01T12:00:10.000Z"),
+    ]
+    assert [row["laeq_db"] for row in by_file[dated.name]] == pytest.approx([-6.0, -46.0], abs=1.0)
+    (whole,) = by_file[other.name]
+    assert (whole["onset_s"], whole["duration_s"], whole["silent_s"], "start" in whole) == (0.0, 20.0, 0.0, False)
+    assert said["start"] == "2026-01-01T00:00:00.000Z"
+    assert list(said) == list(INTERVAL_COLUMNS)
+
+
+@pytest.mark.parametrize("interval", ["0", "7", "3601", "1.5"])
+def test_an_interval_that_does_not_divide_the_hour_is_refused(call: Caller, interval: str) -> None:
+    """Else an hour would have no whole intervals."""
+    said = call("levels", "--interval", interval, "street.wav")
+
+    assert said.code == 2
+    assert f"--interval: {interval}: expected a" in said.err
 
 
 def test_what_is_too_short_for_a_level_is_said(call: Caller, tmp_path: Path) -> None:

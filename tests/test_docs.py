@@ -28,7 +28,7 @@ from agent.model_card import (
     TensorCard,
     load_model_folder,
 )
-from agent.printout import EVENT_COLUMNS, LEVEL_COLUMNS
+from agent.printout import EVENT_COLUMNS, INTERVAL_COLUMNS, LEVEL_COLUMNS
 from agent.values import EventState, GapCause
 from agent.wire import (
     AcceleratorInfo,
@@ -157,7 +157,9 @@ def test_fields_of_finished_events_are_described() -> None:
 
 def test_columns_of_levels_are_described() -> None:
     """Each column that `levels` writes is named in its section."""
-    assert f"`{','.join(LEVEL_COLUMNS)}`" in sections_of(DOCS / "commands.md")["urbansound levels"]
+    section = sections_of(DOCS / "commands.md")["urbansound levels"]
+
+    assert all(f"`{','.join(columns)}`" in section for columns in (LEVEL_COLUMNS, INTERVAL_COLUMNS))
 
 
 def shell_lines() -> list[tuple[str, str]]:

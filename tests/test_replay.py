@@ -2,6 +2,7 @@
 
 import io
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 import soundfile
 
 from agent.app import Judge
+from agent.clock import Timeline, WallClock
 from agent.config import Config, InferenceConfig
-from agent.replay import ClipPrediction, classify, paced, replay
+from agent.coverage import Tally
+from agent.intervals import Intervals
+from agent.replay import ClipPrediction, classify, interval_levels, levels, paced, replay
 from agent.stop import Stop
-from agent.values import AudioBlock, FloatArray, SoundEvent
+from agent.values import AudioBlock, FloatArray, IntervalLevel, SoundEvent
 from agent.wavfile import open_recording, raw_pcm
 from tests.street import Sound
 
@@ -224,3 +228,56 @@ def test_silence_is_no_event(judge: Judge, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "silence.wav", np.zeros(5 * RATE_HZ, np.float32), RATE_HZ)
 
     assert events_of(tmp_path / "silence.wav", judge) == []
+
+
+# Levels
+
+
+def test_minutes_of_a_recording_are_those_that_the_sensor_tells(street: Sound) -> None:
+    """The same sound, heard at the same time, has the same level in each interval, to the last bit."""
+    start = datetime(2026, 1, 1, 11, 59, 53, 400_000, UTC)
+    with open_recording(street.file) as recording:
+        replayed = list(interval_levels(recording, start, interval_s=10, stop=Stop()))
+    with open_recording(street.file) as recording:
+        readings, rate_hz = levels(recording, stop=Stop()), recording.sample_rate_hz
+    live: list[IntervalLevel] = []
+    intervals = Intervals(
+        Timeline(rate_hz, WallClock(wall=start.timestamp, monotonic=lambda: 0.0, synced=lambda: True)),
+        interval_s=10,
+        sample_rate_hz=rate_hz,
+        account=Tally,
+        tell=lambda level, _reckoning: live.append(level),
+    )
+    intervals.push(readings)
+    intervals.finish()
+
+    assert [one.statistics for one in replayed] == [one.statistics for one in live]
+    assert [(one.start_ns, one.end_ns) for one in replayed] == [(one.start_ns, one.end_ns) for one in live]
+    assert len(replayed) == 4
+
+
+def test_silence_and_clipping_in_a_recording_are_told_with_their_minute(tmp_path: Path) -> None:
+    """Three seconds of nothing, then sound, then two of a square wave at full scale."""
+    square = np.sign(noise(2.0))
+    soundfile.write(
+        tmp_path / "a.wav", np.concatenate([np.zeros(3 * RATE_HZ), noise(7.0), noise(8.0), square]), RATE_HZ
+    )
+
+    with open_recording(tmp_path / "a.wav") as recording:
+        first, second = interval_levels(recording, None, interval_s=10, stop=Stop())
+
+    assert (first.silent_ns / 1e9, first.clipped_ns / 1e9) == (3.0, 0.0)
+    assert (second.silent_ns / 1e9, second.clipped_ns / 1e9) == (0.0, 2.0)
+
+
+def test_levels_stop_when_they_are_told_to(street: Sound) -> None:
+    """What was heard until then is told."""
+    stop = Stop()
+    with open_recording(street.file) as recording:
+        told = interval_levels(recording, None, interval_s=1, stop=stop)
+        first = next(told)
+        stop.set()
+        rest = list(told)
+
+    assert first.start_ns == 0
+    assert len(rest) <= 2
