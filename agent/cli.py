@@ -349,6 +349,8 @@ def _levels(options: argparse.Namespace) -> int:
 
     files, problems = _recordings(options)
     _check_start(options, files)
+    if options.start is not None and options.interval is None:
+        raise UsageError("--start: dates intervals, expected --interval as well")
     config = _configuration(options.config)
     full_scale_db = config.audio.full_scale_db
     with ExitStack() as stack:

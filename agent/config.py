@@ -104,7 +104,7 @@ class LevelsConfig(ConfigPart):
     @classmethod
     def _divides_an_hour(cls, interval_s: int) -> int:
         if 3600 % interval_s:
-            raise ValueError("expected a divisor of 3600, so that each hour has whole intervals")
+            raise ValueError(f"{interval_s}, expected a divisor of 3600, so that each hour has whole intervals")
         return interval_s
 
 

@@ -644,6 +644,16 @@ def test_an_interval_that_does_not_divide_the_hour_is_refused(call: Caller, inte
     assert f"--interval: {interval}: expected a" in said.err
 
 
+def test_the_start_of_a_recording_dates_its_intervals_alone(call: Caller) -> None:
+    """A level of all of it has no date; and one start is of one recording."""
+    alone = call("levels", "--start", "now", "street.wav")
+    several = call("levels", "--interval", "60", "--start", "now", REPOSITORY / "README.md", REPOSITORY / "Makefile")
+
+    assert (alone.code, several.code) == (2, 2)
+    assert "--start: dates intervals, expected --interval as well" in alone.err
+    assert "--start: says when one recording began, and there are 2" in several.err
+
+
 def test_what_is_too_short_for_a_level_is_said(call: Caller, tmp_path: Path) -> None:
     """Less than an eighth of a second is no level of anything; the others are measured."""
     soundfile.write(tmp_path / "click.wav", np.zeros(999), 8_000)

@@ -111,7 +111,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known(config_file: Path, tex
         ),
         pytest.param("[mqtt]\nprotocol = '4'", "mqtt.protocol = '4': Input should be '5' or '3.1.1'", id="protocol"),
         pytest.param(
-            "[levels]\ninterval_s = 7", "levels.interval_s: expected a divisor of 3600", id="no whole intervals"
+            "[levels]\ninterval_s = 7", "levels.interval_s: 7, expected a divisor of 3600", id="no whole intervals"
         ),
         pytest.param("[mqtt.tls]\ncert_file = 'a'", "mqtt.tls: cert_file and key_file: expected both", id="half"),
         pytest.param("[mqtt.tls]\nca_file = 'a'", "mqtt.tls: files without enabled, expected enabled", id="clear"),
