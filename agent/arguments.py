@@ -1,6 +1,7 @@
 """The command line of `urbansound`: words in, options out; what cannot be asked ends with exit code 2."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,6 +117,13 @@ def argument_parser() -> argparse.ArgumentParser:
         "--interval", type=_interval, metavar="S", help="a row for each S seconds: a divisor of 3600 (default: for all)"
     )
     _add_start(levels)
+    calibrate = add(
+        "calibrate",
+        "hear a sound calibrator on the microphone, and say what to write into the configuration",
+        "  urbansound calibrate\n  urbansound calibrate --level 114 --config /etc/urbansound/agent.toml",
+        configured,
+    )
+    _add_calibrator(calibrate)
     add("devices", "list the microphones, and what to write into the configuration", "  urbansound devices")
     command = add(
         "check",
@@ -130,17 +138,7 @@ def argument_parser() -> argparse.ArgumentParser:
         configured,
         judging,
     )
-    command.add_argument(
-        "file", type=Path, nargs="?", metavar="FILE", help="a recording (default: a sound that is made on the spot)"
-    )
-    command.add_argument(
-        "--seconds",
-        type=_number(3, 86_400),
-        default=20,
-        metavar="S",
-        help="how long to hear at the pace of a microphone (default: 20)",
-    )
-    command.add_argument("--json", action="store_true", help="print JSON, for programs")
+    _add_measuring(command)
     command = add(
         "coverage",
         "print how much of each hour the sensor of this machine has heard, also while it runs",
@@ -153,7 +151,7 @@ def argument_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON lines, for programs")
     command = add(
         "watch",
-        "subscribe to the broker and print events, gaps and health as they come",
+        "subscribe to the broker and print events, gaps, levels and health as they come",
         "  urbansound watch\n  urbansound watch --host broker.example --json | jq .label",
         configured,
     )
@@ -197,8 +195,45 @@ def _channel(text: str) -> int | str:
     return int(text)
 
 
+def _add_calibrator(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--level",
+        type=_level,
+        default=94.0,
+        metavar="DB",
+        help="how loud the calibrator is: 60 to 140 dB, at 1 kHz (default: 94)",
+    )
+    command.add_argument(
+        "--seconds", type=_number(3, 60), default=10, metavar="S", help="how long to hear it: 3 to 60 (default: 10)"
+    )
+
+
+def _add_measuring(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="a recording (default: a sound that is made on the spot)"
+    )
+    command.add_argument(
+        "--seconds",
+        type=_number(3, 86_400),
+        default=20,
+        metavar="S",
+        help="how long to hear at the pace of a microphone (default: 20)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
 def _add_start(command: argparse.ArgumentParser) -> None:
     command.add_argument("--start", type=_start, metavar="TIME", help="when the recording began: RFC 3339, or now")
+
+
+def _level(text: str) -> float:
+    try:
+        level_db = float(text)
+    except ValueError:
+        level_db = math.nan
+    if not 60.0 <= level_db <= 140.0:
+        raise argparse.ArgumentTypeError(f"{text}: expected decibels from 60 to 140")
+    return level_db
 
 
 def _interval(text: str) -> int:

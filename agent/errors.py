@@ -5,6 +5,7 @@
     ├── DeviceError          69   the microphone cannot be opened or has gone
     │   ├── DeviceAwayError  69   it is not there now, but may come: it is waited for
     │   └── DeviceHungError  74   PortAudio does not come back: leave by `os._exit`
+    ├── CalibrationError     69   the microphone hears no sound calibrator (`calibrate`)
     ├── BrokerError          69   the MQTT broker refuses, where that is fatal (`watch`, `replay --publish`)
     ├── ClusterError         69   no Dask cluster, or it does not go on (`replay --dask`)
     ├── DownloadError        69   a file cannot be fetched from the web (`urbansound-model fetch`)
@@ -47,6 +48,12 @@ class DeviceHungError(DeviceError):
     """PortAudio does not come back. Leave by `os._exit`: its clean-up at exit would hang as well."""
 
     exit_code = 74
+
+
+class CalibrationError(AgentError):
+    """The microphone hears no sound calibrator."""
+
+    exit_code = 69
 
 
 class BrokerError(AgentError):

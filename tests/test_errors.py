@@ -20,6 +20,7 @@ def children_of(kind: type[AgentError]) -> list[type[AgentError]]:
         (errors.DeviceError, os.EX_UNAVAILABLE),
         (errors.DeviceAwayError, os.EX_UNAVAILABLE),
         (errors.DeviceHungError, os.EX_IOERR),
+        (errors.CalibrationError, os.EX_UNAVAILABLE),
         (errors.BrokerError, os.EX_UNAVAILABLE),
         (errors.DownloadError, os.EX_UNAVAILABLE),
         (errors.RecordingError, os.EX_IOERR),
