@@ -391,15 +391,12 @@ def _calibrate(options: argparse.Namespace) -> int:
     from agent.calibration import READ_S, calibrate, listen
     from agent.config import toml_lines
     from agent.portaudio import StreamSettings, open_portaudio
-    from agent.stop import StopSignals
 
     audio = _configuration(options.config).audio
     settings = StreamSettings(audio.device, audio.sample_rate_hz, audio.channel, audio.channels, READ_S)
-    with StopSignals() as signals, closing(open_portaudio(settings, False)) as stream:
+    with closing(open_portaudio(settings, False)) as stream:
         say(f"hearing {stream.description} for {options.seconds} s; the calibrator must be on it")
-        samples = listen(stream, audio.channel, options.seconds, stopped=signals.stop.is_set)
-    if samples is None:
-        return signals.exit_code
+        samples = listen(stream, audio.channel, options.seconds)
     found = calibrate(samples, stream.sample_rate_hz, calibrator_db=options.level)
     say(f"the tone is {found.tone_dbfs:.2f} dB of full scale, and moved by {found.moved_db:.2f} dB")
     put("\n".join(toml_lines({"audio": {"full_scale_db": round(found.full_scale_db, 1)}})).rstrip() + "\n")

@@ -13,6 +13,7 @@ passes by the bilinear transform, low passes matched at 0 and at half the rate (
 shelving filters", 2019). Up to half the rate they stay within class 1.
 """
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ BACKGROUND_S, LEAST_BACKGROUND_S = 60, 10  # before an event
 HIGH_PASSES_HZ = (20.598997, 20.598997, 107.65265, 737.86223)
 LOW_PASSES_HZ = (12_194.217, 12_194.217)
 REFERENCE_HZ = 1_000.0  # of no weight
+FAINTEST = 1e-20  # digital silence would be infinitely faint
 
 Places = NDArray[np.int64]
 
@@ -240,6 +242,11 @@ def statistics(readings: Sequence[LevelReading]) -> LevelStatistics:
     squares, largest, fast = np.array([(one.mean_square, one.fast_max, one.fast) for one in readings]).T
     exceeded = np.quantile(fast, [0.9, 0.5, 0.1]).tolist()
     return LevelStatistics(float(squares.mean()), float(largest.max()), *exceeded)
+
+
+def dbfs(square: float) -> float:
+    """A square in decibels, relative to a sine at full scale; of nothing at all, -200."""
+    return 10.0 * math.log10(max(2.0 * square, FAINTEST))  # the square of a sine at full scale is a half
 
 
 def edge(number: int, sample_rate_hz: int) -> int:

@@ -8,7 +8,6 @@ with the right time, where the clock was not yet set when it was told.
 """
 
 import json
-import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from agent.clock import EPOCH, Reckoning, from_ns, rfc3339, to_milliseconds
+from agent.level import dbfs
 from agent.values import EventState, Gap, IntervalLevel, LevelStatistics, SoundEvent, SoundLevel
 from agent.wire import EventDraft, GapDraft, LevelDraft, LevelPart, ModelIdentity, Quality, Stamp, Topics
 
@@ -27,7 +27,6 @@ _SECOND_DIGITS = 3
 _LIKELIHOOD_DIGITS = 4
 _QUEUED_DIGITS = 1
 _LEVEL_DIGITS = 1
-_FAINTEST = 1e-20  # digital silence would be infinitely faint
 
 
 class EventIds:
@@ -179,8 +178,7 @@ def level_part(level: SoundLevel, sample_rate_hz: int, full_scale_db: float | No
 
 
 def _level_db(square: float, full_scale_db: float | None) -> float:
-    of_full_scale_db = 10.0 * math.log10(max(2.0 * square, _FAINTEST))  # the square of a sine at full scale is a half
-    return round(of_full_scale_db + (full_scale_db or 0.0), _LEVEL_DIGITS)
+    return round(dbfs(square) + (full_scale_db or 0.0), _LEVEL_DIGITS)
 
 
 def levels_row(

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "pace": set(),
     "pipeline": {"errors", "values"} | STAGES,
     "wire": {"clock", "values"},
-    "messages": {"clock", "values", "wire"},
+    "messages": {"clock", "level", "values", "wire"},
     "home_assistant": {"liveness", "values", "wire"},
     "database": {"errors"},
     "shelf": {"database", "errors"},
