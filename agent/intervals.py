@@ -78,9 +78,13 @@ class Intervals:
             return
         account = self._account()
         n_samples = sum(reading.n_samples for reading in self._readings)
+        heard = (self._start_ns, self._start_ns + n_samples * SECOND_NS // self._rate_hz)
+        start_ns, end_ns = map(self._on_the_mark, heard)
+        if start_ns == end_ns:  # a single slice, across a mark
+            start_ns, end_ns = heard
         level = IntervalLevel(
-            start_ns=self._on_the_mark(self._start_ns),
-            end_ns=self._on_the_mark(self._start_ns + n_samples * SECOND_NS // self._rate_hz),
+            start_ns=start_ns,
+            end_ns=end_ns,
             statistics=statistics(self._readings),
             silent_ns=account.silent - self._before.silent,
             clipped_ns=account.clipped - self._before.clipped,

@@ -20,7 +20,7 @@ def walk(paths: Iterable[Path]) -> tuple[list[Path], list[RecordingError]]:
 
     Returns:
         The files, sorted, each once; and what could not be found or listed. Neither stops the other. Hidden files
-        and files with a suffix that is not one of `SUFFIXES` are passed over in folders.
+        and files with a suffix that is not one of `SUFFIXES` are passed over in folders; links are followed.
     """
     files: set[Path] = set()
     problems: list[RecordingError] = []
@@ -46,7 +46,13 @@ def _recordings_below(folder: Path, problems: list[RecordingError]) -> Iterator[
     def note(error: OSError) -> None:
         problems.append(RecordingError(f"{error.filename}: folder cannot be listed ({error.strerror})"))
 
-    for here, _, names in os.walk(folder, onerror=note):
+    seen = set()
+    for here, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        where = os.path.realpath(here)
+        if where in seen:  # a link into a folder above, or to one that was searched
+            folders.clear()
+            continue
+        seen.add(where)
         for name in names:
             path = Path(here, name)
             if path.suffix.lower() in SUFFIXES and not name.startswith("."):

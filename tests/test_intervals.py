@@ -152,6 +152,17 @@ def test_what_was_silent_or_clipped_is_said_with_the_interval_that_it_was_in() -
     assert seconds == [(2.0, 0.0), (0.0, 1.0)]
 
 
+@pytest.mark.parametrize("starts_s", [-0.06, -0.01, -0.1249, 0.0, 0.3])
+def test_a_slice_alone_is_an_eighth_of_a_second(starts_s: float) -> None:
+    """Wherever it lies: also across a mark, to which both of its ends are near."""
+    street = Street(starts_s=starts_s)
+    street.hear(0.125)
+    street.intervals.finish()
+
+    ((start_s, end_s),) = street.times_s()
+    assert 0.0 < end_s - start_s <= 0.25
+
+
 def test_nothing_is_told_of_nothing() -> None:
     """A start without sound, and gaps one after the other, have no level."""
     street = Street()

@@ -22,6 +22,22 @@ def test_folders_are_searched_and_files_are_taken(tmp_path: Path) -> None:
     assert problems == []
 
 
+def test_linked_folders_are_searched_once(tmp_path: Path) -> None:
+    """An archive on another disk is linked; a link that leads back ends nowhere, and gives nothing twice."""
+    archive, folder = tmp_path / "archive", tmp_path / "recordings"
+    for file in (archive / "1.wav", folder / "2.wav"):
+        file.parent.mkdir()
+        file.touch()
+    (folder / "archive").symlink_to(archive)
+    (folder / "again").symlink_to(archive)
+    (archive / "up").symlink_to(folder)
+
+    files, problems = walk([folder])
+
+    assert sorted(file.name for file in files) == ["1.wav", "2.wav"]
+    assert problems == []
+
+
 def test_what_cannot_be_found_stops_nothing(tmp_path: Path) -> None:
     """A missing path and a folder without recordings are told; the others are found all the same."""
     (tmp_path / "x.wav").touch()
