@@ -11,11 +11,10 @@ from typing import Protocol
 
 from agent.clock import Reckoning, to_ns
 from agent.coverage import SECOND_NS, Tally
-from agent.level import SLICES_PER_S, statistics
+from agent.level import statistics
 from agent.values import IntervalLevel, LevelReading
 
-SLICE_NS = SECOND_NS // SLICES_PER_S
-WANDER_NS = SECOND_NS  # dates move by less, unless the clock is set
+STEPPED_S = 1.0  # a clock that is right is corrected by less, from slice to slice
 
 
 class Dates(Protocol):
@@ -35,7 +34,6 @@ class Intervals:
     Args:
         dates: when samples were heard.
         interval_s: how long each is, a divisor of an hour.
-        sample_rate_hz: of the samples that readings are counted in.
         account: what has become of the time since the start.
         tell: takes each, and by what it is dated.
     """
@@ -45,55 +43,60 @@ class Intervals:
         dates: Dates,
         *,
         interval_s: int,
-        sample_rate_hz: int,
         account: Callable[[], Tally],
         tell: Callable[[IntervalLevel, Reckoning], None],
     ) -> None:
         self._dates = dates
         self._interval_ns = interval_s * SECOND_NS
-        self._rate_hz = sample_rate_hz
         self._account = account
         self._tell = tell
         self._readings: list[LevelReading] = []
-        self._first_ns = 0  # where the interval begins that a slice lies in
-        self._start_ns = 0  # where what was heard of it begins
-        self._reckoning = dates.reckoning
+        self._mark_ns = 0  # where the interval ends that slices lie in
+        self._start_ns = self._end_ns = 0  # what was heard of it
+        self._reckoning = self._newest = dates.reckoning  # of its first slice, and of the last
         self._before = account()
 
     def push(self, readings: Iterable[LevelReading]) -> None:
         """Take slices, in the order of time; call it once the block that they came with is accounted for."""
         for reading in readings:
-            middle_ns = to_ns(self._dates.utc_of(reading.first_sample + reading.n_samples // 2))
-            if self._readings and not -WANDER_NS <= middle_ns - self._first_ns < self._interval_ns:
+            begin, middle, end = (
+                to_ns(self._dates.utc_of(reading.first_sample + n))
+                for n in (0, reading.n_samples // 2, reading.n_samples)
+            )
+            if self._clock_was_set():
                 self.finish()
             if not self._readings:
-                self._first_ns = middle_ns // self._interval_ns * self._interval_ns
-                self._start_ns = to_ns(self._dates.utc_of(reading.first_sample))
-                self._reckoning = self._dates.reckoning
+                self._begin(middle, begin)
+            elif middle >= self._mark_ns:  # the next one, and no time is between them
+                mark_ns = self._mark_ns
+                self._tell_until(mark_ns)
+                self._begin(middle, mark_ns)
             self._readings.append(reading)
+            self._end_ns = end
+            self._newest = self._dates.reckoning
 
     def finish(self) -> None:
         """There is a gap, or the stream has ended: tell what there is of an interval."""
-        if not self._readings:
-            return
-        account = self._account()
-        n_samples = sum(reading.n_samples for reading in self._readings)
-        heard = (self._start_ns, self._start_ns + n_samples * SECOND_NS // self._rate_hz)
-        start_ns, end_ns = map(self._on_the_mark, heard)
-        if start_ns == end_ns:  # a single slice, across a mark
-            start_ns, end_ns = heard
-        level = IntervalLevel(
-            start_ns=start_ns,
-            end_ns=end_ns,
-            statistics=statistics(self._readings),
-            silent_ns=account.silent - self._before.silent,
-            clipped_ns=account.clipped - self._before.clipped,
-        )
-        self._before = account
-        self._readings = []
-        self._tell(level, self._reckoning)
+        if self._readings:
+            self._tell_until(max(self._start_ns, self._end_ns))  # dates may have moved back
 
-    def _on_the_mark(self, ns: int) -> int:
-        """Where an interval begins or ends, if that is nearer than a slice: a slice lies in one interval only."""
-        mark_ns = round(ns / self._interval_ns) * self._interval_ns
-        return mark_ns if abs(ns - mark_ns) < SLICE_NS else ns
+    def _clock_was_set(self) -> bool:
+        now, before = self._dates.reckoning, self._newest
+        return now.synced != before.synced or abs(now.utc_zero_s - before.utc_zero_s) > STEPPED_S
+
+    def _begin(self, middle_ns: int, start_ns: int) -> None:
+        self._mark_ns = (middle_ns // self._interval_ns + 1) * self._interval_ns
+        self._start_ns = start_ns
+        self._reckoning = self._dates.reckoning
+
+    def _tell_until(self, end_ns: int) -> None:
+        before, self._before = self._before, self._account()
+        readings, self._readings = self._readings, []
+        level = IntervalLevel(
+            start_ns=self._start_ns,
+            end_ns=end_ns,
+            statistics=statistics(readings),
+            silent_ns=self._before.silent - before.silent,
+            clipped_ns=self._before.clipped - before.clipped,
+        )
+        self._tell(level, self._reckoning)

@@ -153,7 +153,6 @@ def interval_levels(
     intervals = Intervals(
         _RecordingDates(recording_timeline(start or EPOCH, rate_hz), Reckoning("", 0.0, synced=None)),
         interval_s=interval_s,
-        sample_rate_hz=rate_hz,
         account=lambda: times.total,
         tell=lambda level, _reckoning: told.append(level),
     )

@@ -181,7 +181,6 @@ class Sensor:
             intervals = Intervals(
                 timeline,
                 interval_s=self._judge.config.levels.interval_s,
-                sample_rate_hz=sample_rate_hz,
                 account=self._accounts.total,
                 tell=self._outbox.tell_level,
             )

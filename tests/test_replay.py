@@ -244,7 +244,6 @@ def test_minutes_of_a_recording_are_those_that_the_sensor_tells(street: Sound) -
     intervals = Intervals(
         Timeline(rate_hz, WallClock(wall=start.timestamp, monotonic=lambda: 0.0, synced=lambda: True)),
         interval_s=10,
-        sample_rate_hz=rate_hz,
         account=Tally,
         tell=lambda level, _reckoning: live.append(level),
     )

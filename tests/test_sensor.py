@@ -260,7 +260,7 @@ def test_all_that_was_heard_has_its_level(heard: Heard) -> None:
     ]
 
     holes = [(before["end"], after["start"]) for before, after in pairwise(levels) if before["end"] != after["start"]]
-    assert len(holes) == len(heard.gaps) - 1  # the first gap is from before the start
+    assert len(holes) <= len(heard.gaps) - 1  # the first gap is from before the start
     whole = [one for one in levels if one["duration_s"] == 2.0]
     assert len(whole) >= len(levels) - 2 - 2 * len(holes)
     assert {one["start"] % 2 for one in whole} == {0.0}
