@@ -112,7 +112,9 @@ class LevelStatistics:
     Attributes:
         mean_square: of the weighted samples: the equivalent level.
         fast_max: the largest value of their squares under the time weighting F.
-        fast_10, fast_50, fast_90: the values of F that were exceeded for 10, 50 and 90 % of the time.
+        fast_10: the value of F that was exceeded for 10 % of the time.
+        fast_50: for half of it.
+        fast_90: for 90 % of it.
     """
 
     mean_square: float
