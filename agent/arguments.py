@@ -201,7 +201,7 @@ def _add_calibrator(command: argparse.ArgumentParser) -> None:
         type=_level,
         default=94.0,
         metavar="DB",
-        help="how loud the calibrator is: 60 to 140 dB, at 1 kHz (default: 94)",
+        help="how loud the calibrator is: 60 to 130 dB, at 1 kHz (default: 94)",
     )
     command.add_argument(
         "--seconds", type=_number(3, 60), default=10, metavar="S", help="how long to hear it: 3 to 60 (default: 10)"
@@ -231,8 +231,8 @@ def _level(text: str) -> float:
         level_db = float(text)
     except ValueError:
         level_db = math.nan
-    if not 60.0 <= level_db <= 140.0:
-        raise argparse.ArgumentTypeError(f"{text}: expected decibels from 60 to 140")
+    if not 60.0 <= level_db <= 130.0:
+        raise argparse.ArgumentTypeError(f"{text}: expected decibels from 60 to 130")
     return level_db
 
 

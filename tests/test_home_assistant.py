@@ -19,7 +19,7 @@ from tests.test_messages import END, START, TOPICS, sent, teller
 LABELS = ("car_horn", "siren")
 
 
-def announced(topics: Topics = TOPICS, **changes: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401  its arguments
+def announced(topics: Topics = TOPICS, **changes: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401  whatever `discovery` takes
     arguments: dict[str, Any] = {
         "prefix": "homeassistant",
         "source": "street",

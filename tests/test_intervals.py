@@ -64,10 +64,8 @@ class Street:
 
     def times_s(self) -> list[tuple[float, float]]:
         """When each began and ended, in seconds after noon."""
-        return [
-            tuple((from_ns(ns) - NOON).total_seconds() for ns in (level.start_ns, level.end_ns))  # type: ignore[misc]
-            for level, _ in self.told
-        ]
+        spans = ((from_ns(level.start_ns) - NOON, from_ns(level.end_ns) - NOON) for level, _ in self.told)
+        return [(start.total_seconds(), end.total_seconds()) for start, end in spans]
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 11_025, 44_100, 48_000])
